@@ -1,0 +1,152 @@
+//! Keeps each scenario's results, prints them, and writes the page.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::figures::{Findings, Verdict};
+use crate::scenario::{Effort, Scenario};
+
+/// Why a mark is missed, as far as it is known: the page shows it beside the figure.
+const REASONS: &str = "reasons.md";
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    at: String,
+    command: String,
+    seconds: u64,
+    text: String,
+    verdicts: Vec<Verdict>,
+}
+
+pub struct Report {
+    state: PathBuf,
+    page: PathBuf,
+}
+
+impl Report {
+    pub fn new(state: PathBuf, page: PathBuf) -> anyhow::Result<Report> {
+        fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
+        Ok(Report { state, page })
+    }
+
+    /// Stores what a scenario found, prints it, and writes the page anew.
+    pub fn add(
+        &self,
+        scenario: Scenario,
+        effort: Effort,
+        findings: &Findings,
+        took: Duration,
+    ) -> anyhow::Result<()> {
+        let quick = if effort.quick { " --quick" } else { "" };
+        let entry = Entry {
+            at: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
+            command: format!("bench/run{quick} --reps {} {}", effort.reps, scenario.name()),
+            seconds: took.as_secs(),
+            text: findings.text.clone(),
+            verdicts: findings.verdicts.clone(),
+        };
+        println!("{}", entry.text);
+        for verdict in &entry.verdicts {
+            println!("{}", line(verdict));
+        }
+        println!();
+        fs::write(self.file(scenario), serde_json::to_string_pretty(&entry)?)?;
+        self.write_page()
+    }
+
+    fn file(&self, scenario: Scenario) -> PathBuf {
+        self.state.join(format!("{}.json", scenario.name()))
+    }
+
+    fn write_page(&self) -> anyhow::Result<()> {
+        let mut page = String::from(
+            "# Results\n\nWritten by `bench/run`; see `bench/README.md` for what is measured and how.\n\n",
+        );
+        page.push_str(&machine());
+        let mut missed = String::new();
+        let mut sections = String::new();
+        for scenario in Scenario::ALL {
+            let Ok(text) = fs::read_to_string(self.file(scenario)) else {
+                continue;
+            };
+            let entry: Entry = serde_json::from_str(&text)?;
+            sections.push_str(&format!(
+                "## {}\n\n`{}`, {}, {} s\n\n{}",
+                scenario.title(),
+                entry.command,
+                entry.at,
+                entry.seconds,
+                entry.text
+            ));
+            for verdict in &entry.verdicts {
+                sections.push_str(&line(verdict));
+                sections.push('\n');
+                if !verdict.met {
+                    missed.push_str(&line(verdict));
+                    missed.push('\n');
+                }
+            }
+            sections.push('\n');
+        }
+        page.push_str(&sections);
+        page.push_str("## Missed marks\n\n");
+        page.push_str(if missed.is_empty() { "None.\n" } else { &missed });
+        if let Ok(reasons) = fs::read_to_string(self.page.with_file_name(REASONS)) {
+            page.push('\n');
+            page.push_str(&reasons);
+        }
+        fs::write(&self.page, page).with_context(|| format!("write {}", self.page.display()))
+    }
+}
+
+fn line(verdict: &Verdict) -> String {
+    let word = if verdict.met { "met" } else { "**missed**" };
+    format!(
+        "- {word}: {} — {} (mark {})",
+        verdict.what, verdict.seen, verdict.wanted
+    )
+}
+
+/// The machine and the versions.
+fn machine() -> String {
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo
+        .lines()
+        .find_map(|l| l.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown", |(_, name)| name);
+    let meminfo = read("/proc/meminfo");
+    let memory = meminfo
+        .lines()
+        .find_map(|l| {
+            l.strip_prefix("MemTotal:")?
+                .split_whitespace()
+                .next()?
+                .parse::<u64>()
+                .ok()
+        })
+        .unwrap_or(0);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let postgres = skytide_fixtures::versions::find(&skytide_fixtures::versions::Search::from_env(None))
+        .map_or("unknown".to_owned(), |b| b.version.to_string());
+    let commit = Command::new("git")
+        .args(["rev-parse", "--short", "HEAD"])
+        .output()
+        .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
+        .unwrap_or_default();
+    format!(
+        "Machine: {cpus} processors ({model}), {} GiB memory, Linux {}. PostgreSQL {postgres} on both sides, \
+         shared_buffers 1 GB, max_wal_size 8 GB, fsync on, autovacuum off; clients and servers share the \
+         processors. Skytide {} at {commit}, release build. Native: binary = on, streaming = on, \
+         synchronous_commit = off. Ours: apply_synchronous_commit = off, everything else as it comes.\n\n",
+        memory / (1 << 20),
+        kernel.trim(),
+        env!("CARGO_PKG_VERSION"),
+    )
+}

@@ -1,0 +1,89 @@
+//! What is measured, one file a scenario.
+
+mod capture;
+mod catch_up;
+mod copy;
+mod cost;
+mod latency;
+
+use crate::figures::Findings;
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    pub quick: bool,
+    pub reps: usize,
+}
+
+impl Effort {
+    /// A size for a full run and for a quick one.
+    pub fn size(&self, full: i32, quick: i32) -> i32 {
+        if self.quick { quick } else { full }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scenario {
+    /// Catch-up from the spool: apply was held while capture ran.
+    Spool,
+    /// Catch-up from the slot: the worker was down.
+    Slot,
+    /// One big transaction, from the slot.
+    Big,
+    /// Initial copies.
+    Copy,
+    /// Commit → visible on the leaf.
+    Latency,
+    /// Decoding into the spool.
+    Capture,
+    /// What capture costs the provider's users.
+    Cost,
+}
+
+impl Scenario {
+    pub const ALL: [Scenario; 7] = [
+        Scenario::Spool,
+        Scenario::Slot,
+        Scenario::Big,
+        Scenario::Copy,
+        Scenario::Latency,
+        Scenario::Capture,
+        Scenario::Cost,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Scenario::Spool => "spool",
+            Scenario::Slot => "slot",
+            Scenario::Big => "big",
+            Scenario::Copy => "copy",
+            Scenario::Latency => "latency",
+            Scenario::Capture => "capture",
+            Scenario::Cost => "cost",
+        }
+    }
+
+    pub fn title(self) -> &'static str {
+        match self {
+            Scenario::Spool => "Catch-up from the spool",
+            Scenario::Slot => "Catch-up from the slot",
+            Scenario::Big => "One big transaction, from the slot",
+            Scenario::Copy => "Initial copy",
+            Scenario::Latency => "Latency",
+            Scenario::Capture => "Capture",
+            Scenario::Cost => "Cost for the provider",
+        }
+    }
+
+    pub async fn run(self, effort: Effort) -> anyhow::Result<Findings> {
+        match self {
+            Scenario::Spool => Box::pin(catch_up::from_spool(effort)).await,
+            Scenario::Slot => Box::pin(catch_up::from_slot(effort)).await,
+            Scenario::Big => Box::pin(catch_up::big(effort)).await,
+            Scenario::Copy => Box::pin(copy::run(effort)).await,
+            Scenario::Latency => Box::pin(latency::run(effort)).await,
+            Scenario::Capture => Box::pin(capture::run(effort)).await,
+            Scenario::Cost => Box::pin(cost::run(effort)).await,
+        }
+    }
+}

@@ -1,0 +1,534 @@
+//! The planner: drains a batch on a thread of its own, chunk by chunk, into work for the subscriber.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use skytide_sql::{Snapshot, TableName, Xid};
+use tokio::sync::{mpsc, oneshot};
+
+use super::load;
+use super::net::{Format, Net, Refused, Taken};
+use super::shape::Shape;
+use super::statement::{ARRAY_HEADER, Action, BadValue, CopyFormat, Form};
+use super::{ApplyError, ChangeSource, Targets};
+use crate::change::{ColumnValue, Relation, RelationId, RowChange, Values};
+
+/// Rows go in one statement up to these.
+const STATEMENT_BYTES: usize = 4 << 20;
+const ARRAY_ROWS: u32 = 16_384;
+/// Up to so many rows an INSERT costs less than COPY's two round trips.
+const FEW_ROWS: usize = 20;
+/// Work is handed over in messages of about so much.
+const MESSAGE_BYTES: usize = 1 << 20;
+const MESSAGE_OPS: usize = 256;
+
+/// Rows for one statement.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub form: Arc<Form>,
+    pub rows: u32,
+    pub payload: Vec<u8>,
+    pub way: Way,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Way {
+    Array,
+    Copy(CopyFormat),
+}
+
+#[derive(Debug)]
+pub(super) enum Op {
+    Work(Work),
+    Truncate {
+        tables: Vec<Arc<Shape>>,
+        restart_identity: bool,
+    },
+}
+
+/// What the planner tells the side that holds the connection.
+#[derive(Debug)]
+pub(super) enum Message {
+    Resolve {
+        relation: Arc<Relation>,
+        dest: TableName,
+        reply: oneshot::Sender<Arc<Shape>>,
+    },
+    Ops(Vec<Op>),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Planned {
+    pub rows_in: u64,
+    pub rows_out: u64,
+    pub truncates: u64,
+    pub missing_updates: u64,
+    pub missing_deletes: u64,
+    pub chunks: u64,
+    /// Time spent in the planner itself, waiting for the subscriber left out.
+    pub busy: Duration,
+}
+
+/// Kept from batch to batch, so that shapes, statements and buffers are.
+#[derive(Debug)]
+pub(super) struct Planner {
+    tables: Vec<Table>,
+    by_dest: HashMap<TableName, usize>,
+    chunk_bytes: usize,
+    next_form: u64,
+}
+
+#[derive(Debug)]
+struct Table {
+    shape: Arc<Shape>,
+    net: Net,
+    forms: HashMap<(Action, Box<[u8]>), Arc<Form>>,
+}
+
+/// One batch's run.
+struct Run<'a> {
+    planner: &'a mut Planner,
+    targets: &'a Targets,
+    /// Tables whose changes keep their order.
+    exact: &'a HashSet<TableName>,
+    sender: &'a mpsc::Sender<Message>,
+    known: HashMap<RelationId, Known>,
+    last: Option<(RelationId, Known)>,
+    /// Bytes the chunk takes, at most.
+    held_bytes: usize,
+    out: Vec<Op>,
+    out_bytes: usize,
+    planned: Planned,
+    waited: Duration,
+}
+
+/// A relation of the batch.
+#[derive(Clone, Debug)]
+enum Known {
+    Ignored,
+    Table {
+        at: usize,
+        skip: Option<Arc<Snapshot>>,
+        exact: bool,
+    },
+}
+
+impl Planner {
+    pub fn new(chunk_bytes: usize) -> Planner {
+        Planner {
+            tables: Vec::new(),
+            by_dest: HashMap::new(),
+            chunk_bytes,
+            next_form: 0,
+        }
+    }
+
+    /// Forgets what it knows of the subscriber's tables.
+    pub fn forget(&mut self) {
+        self.tables.clear();
+        self.by_dest.clear();
+    }
+
+    /// Takes a table's shape in; what was prepared for an equal one stays.
+    fn fit(&mut self, shape: Arc<Shape>, known_at: Option<usize>) -> usize {
+        if let Some(at) = known_at
+            && self.tables[at].shape == shape
+        {
+            return at;
+        }
+        let dest = shape.dest.clone();
+        let table = Table {
+            net: Net::new(shape.key.clone(), shape.columns.len()),
+            shape,
+            forms: HashMap::new(),
+        };
+        if let Some(at) = known_at {
+            self.tables[at] = table;
+            return at;
+        }
+        self.tables.push(table);
+        self.by_dest.insert(dest, self.tables.len() - 1);
+        self.tables.len() - 1
+    }
+
+    /// Drains the batch into `sender`.
+    pub fn run<S: ChangeSource>(
+        &mut self,
+        source: &S,
+        targets: &Targets,
+        exact: &HashSet<TableName>,
+        sender: &mpsc::Sender<Message>,
+    ) -> Result<Planned, ApplyError> {
+        let started = Instant::now();
+        for table in &mut self.tables {
+            table.net.clear();
+        }
+        let mut run = Run {
+            planner: self,
+            targets,
+            exact,
+            sender,
+            known: HashMap::new(),
+            last: None,
+            held_bytes: 0,
+            out: Vec::new(),
+            out_bytes: 0,
+            planned: Planned::default(),
+            waited: Duration::ZERO,
+        };
+        source.drain(&mut |xid, change| run.take(source, xid, change))?;
+        run.end_chunk()?;
+        run.send()?;
+        let mut planned = run.planned;
+        planned.busy = started.elapsed().saturating_sub(run.waited);
+        Ok(planned)
+    }
+}
+
+impl Run<'_> {
+    fn take<S: ChangeSource>(
+        &mut self,
+        source: &S,
+        xid: Xid,
+        change: &RowChange<'_>,
+    ) -> Result<(), ApplyError> {
+        let relation = match change {
+            RowChange::Insert { relation, .. }
+            | RowChange::Update { relation, .. }
+            | RowChange::Delete { relation, .. } => *relation,
+            RowChange::Truncate {
+                relations,
+                restart_identity,
+                ..
+            } => return self.truncate(source, xid, relations, *restart_identity),
+        };
+        let known = self.known(source, relation)?;
+        let Known::Table { at, skip, exact } = known else {
+            return Ok(());
+        };
+        let (at, exact) = (*at, *exact);
+        if skip.as_ref().is_some_and(|snapshot| snapshot.sees(xid)) {
+            return Ok(());
+        }
+        self.planned.rows_in += 1;
+        if exact && !matches!(change, RowChange::Insert { .. }) {
+            self.end_table(at)?;
+        }
+        let net = &mut self.planner.tables[at].net;
+        let before = net.bytes();
+        let taken = match offer(net, change) {
+            Err(Refused::OtherFormat) => {
+                self.end_chunk()?;
+                offer(&mut self.planner.tables[at].net, change)
+            }
+            taken => taken,
+        };
+        match taken {
+            Ok(Taken::Yes) => {}
+            Ok(Taken::RowWasGone) if matches!(change, RowChange::Delete { .. }) => {
+                self.planned.missing_deletes += 1;
+            }
+            Ok(Taken::RowWasGone) => self.planned.missing_updates += 1,
+            Err(refused) => return Err(explain(refused, &self.planner.tables[at].shape)),
+        }
+        if exact && !matches!(change, RowChange::Insert { .. }) {
+            self.end_table(at)?;
+        }
+        self.held_bytes += self.planner.tables[at].net.bytes().saturating_sub(before);
+        if self.held_bytes >= self.planner.chunk_bytes {
+            self.end_chunk()?;
+        }
+        Ok(())
+    }
+
+    fn truncate<S: ChangeSource>(
+        &mut self,
+        source: &S,
+        xid: Xid,
+        relations: &[RelationId],
+        restart_identity: bool,
+    ) -> Result<(), ApplyError> {
+        let mut tables = Vec::new();
+        for relation in relations {
+            let Known::Table { at, skip, .. } = self.known(source, *relation)?.clone() else {
+                continue;
+            };
+            if skip.is_some_and(|snapshot| snapshot.sees(xid)) {
+                continue;
+            }
+            let table = &mut self.planner.tables[at];
+            table.net.clear();
+            tables.push(table.shape.clone());
+        }
+        if tables.is_empty() {
+            return Ok(());
+        }
+        self.planned.truncates += 1;
+        self.push(Op::Truncate {
+            tables,
+            restart_identity,
+        })
+    }
+
+    fn known<S: ChangeSource>(&mut self, source: &S, id: RelationId) -> Result<&Known, ApplyError> {
+        if self.last.as_ref().is_none_or(|(last, _)| *last != id) {
+            let known = match self.known.get(&id) {
+                Some(known) => known.clone(),
+                None => {
+                    let known = self.meet(source, id)?;
+                    self.known.insert(id, known.clone());
+                    known
+                }
+            };
+            self.last = Some((id, known));
+        }
+        Ok(&self.last.as_ref().expect("set above").1)
+    }
+
+    /// A relation's first change in this batch.
+    fn meet<S: ChangeSource>(&mut self, source: &S, id: RelationId) -> Result<Known, ApplyError> {
+        let relation = source.relation(id).ok_or(ApplyError::UnknownRelation(id))?;
+        let Some(target) = self.targets.get(&relation.table) else {
+            return Ok(Known::Ignored);
+        };
+        let known_at = self.planner.by_dest.get(&target.dest).copied();
+        // A column that the subscriber lacked may have been added since.
+        let fits = |table: &Table| *table.shape.relation == *relation && table.shape.ignored.is_empty();
+        let at = match known_at {
+            Some(at) if fits(&self.planner.tables[at]) => at,
+            _ => {
+                // Rows in another version of the table's shape have to go first.
+                self.end_chunk()?;
+                self.known.clear();
+                let shape = self.resolve(relation, target.dest.clone())?;
+                self.planner.fit(shape, known_at)
+            }
+        };
+        Ok(Known::Table {
+            at,
+            skip: target.skip_visible_in.clone().map(Arc::new),
+            exact: self.exact.contains(&target.dest),
+        })
+    }
+
+    fn resolve(&mut self, relation: Arc<Relation>, dest: TableName) -> Result<Arc<Shape>, ApplyError> {
+        self.send()?;
+        let (reply, shape) = oneshot::channel();
+        self.hand_over(Message::Resolve {
+            relation,
+            dest,
+            reply,
+        })?;
+        let waiting = Instant::now();
+        let shape = shape.blocking_recv().map_err(|_| ApplyError::Stopped);
+        self.waited += waiting.elapsed();
+        shape
+    }
+
+    fn end_chunk(&mut self) -> Result<(), ApplyError> {
+        fail::fail_point!("apply::mid_batch");
+        for at in 0..self.planner.tables.len() {
+            self.end_table(at)?;
+        }
+        self.held_bytes = 0;
+        self.planned.chunks += 1;
+        Ok(())
+    }
+
+    /// Turns one table's net effect into work.
+    fn end_table(&mut self, at: usize) -> Result<(), ApplyError> {
+        let table = &mut self.planner.tables[at];
+        if table.net.is_empty() {
+            return Ok(());
+        }
+        let mut settled = table.net.settle(table.shape.whole_updates);
+        for list in [&mut settled.deletes, &mut settled.updates] {
+            table.net.sort_by_key(list);
+        }
+        let pairs = |list: &[u32]| list.iter().map(|at| (*at, *at)).collect::<Vec<_>>();
+        let every = |_| true;
+        if !settled.deletes.is_empty() {
+            let form = self.form(at, Action::Delete, &every);
+            self.rows(at, form, &pairs(&settled.deletes))?;
+        }
+        for (action, list) in [
+            (Action::Rekey, settled.rekeys),
+            (Action::Update, pairs(&settled.updates)),
+        ] {
+            for (sent, list) in by_columns_sent(&self.planner.tables[at].net, list) {
+                let form = self.form(at, action, &|column| {
+                    sent.get(column).is_none_or(|kind| *kind != b'u')
+                });
+                if !form.is_idle() {
+                    self.rows(at, form, &list)?;
+                }
+            }
+        }
+        if !settled.inserts.is_empty() {
+            let form = self.form(at, Action::Insert, &every);
+            self.rows(at, form, &pairs(&settled.inserts))?;
+        }
+        self.planner.tables[at].net.clear();
+        Ok(())
+    }
+
+    /// The form for an action and the columns sent, kept for the next time.
+    fn form(&mut self, at: usize, action: Action, sent: &dyn Fn(usize) -> bool) -> Arc<Form> {
+        let Table { shape, net, forms } = &mut self.planner.tables[at];
+        let kind = |(column, format): (usize, &Format)| match (sent(column), format) {
+            (false, _) => b'u',
+            (true, Format::Text) => b't',
+            (true, Format::Binary | Format::Unknown) => b'b',
+        };
+        let kinds: Box<[u8]> = net.formats().iter().enumerate().map(kind).collect();
+        if let Some(form) = forms.get(&(action, kinds.clone())) {
+            return form.clone();
+        }
+        self.planner.next_form += 1;
+        let form = Arc::new(Form::new(
+            self.planner.next_form,
+            shape,
+            action,
+            net.formats(),
+            sent,
+        ));
+        forms.insert((action, kinds), form.clone());
+        form
+    }
+
+    /// Encodes rows and hands them over.
+    fn rows(&mut self, at: usize, form: Arc<Form>, list: &[FromTo]) -> Result<(), ApplyError> {
+        let way = match form.copy {
+            Some(format) if list.len() > FEW_ROWS => Way::Copy(format),
+            _ => Way::Array,
+        };
+        let most = match way {
+            Way::Array => ARRAY_ROWS,
+            Way::Copy(_) => u32::MAX,
+        };
+        let mut list = list.iter().peekable();
+        while list.peek().is_some() {
+            let mut payload = Vec::new();
+            match way {
+                Way::Array => payload.extend_from_slice(&ARRAY_HEADER),
+                Way::Copy(format) => load::start(&mut payload, format),
+            }
+            let mut rows = 0;
+            let net = &self.planner.tables[at].net;
+            while rows < most && payload.len() < STATEMENT_BYTES {
+                let Some((from, to)) = list.next() else { break };
+                let put = match way {
+                    Way::Array => form.put_element(&mut payload, net.key(*from), net.image(*to)),
+                    Way::Copy(format) => load::put_row(&mut payload, &form, format, net.image(*to)),
+                };
+                put.map_err(|BadValue(column)| ApplyError::BadBinary {
+                    table: form.shape.dest.clone(),
+                    column: form.shape.relation.columns[column].name.clone(),
+                })?;
+                rows += 1;
+            }
+            if let Way::Copy(format) = way {
+                load::finish(&mut payload, format);
+            }
+            self.planned.rows_out += u64::from(rows);
+            self.push(Op::Work(Work {
+                form: form.clone(),
+                rows,
+                payload,
+                way,
+            }))?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, op: Op) -> Result<(), ApplyError> {
+        if let Op::Work(work) = &op {
+            self.out_bytes += work.payload.len();
+        }
+        self.out.push(op);
+        if self.out_bytes >= MESSAGE_BYTES || self.out.len() >= MESSAGE_OPS {
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), ApplyError> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        self.out_bytes = 0;
+        let ops = std::mem::take(&mut self.out);
+        self.hand_over(Message::Ops(ops))
+    }
+
+    fn hand_over(&mut self, message: Message) -> Result<(), ApplyError> {
+        let waiting = Instant::now();
+        let sent = self.sender.blocking_send(message);
+        self.waited += waiting.elapsed();
+        sent.map_err(|_| ApplyError::Stopped)
+    }
+}
+
+fn offer(net: &mut Net, change: &RowChange<'_>) -> Result<Taken, Refused> {
+    match change {
+        RowChange::Insert { new, .. } => net.insert(*new),
+        RowChange::Update { old, new, .. } => net.update(*old, *new),
+        RowChange::Delete { old, .. } => net.delete(*old),
+        RowChange::Truncate { .. } => Ok(Taken::Yes),
+    }
+}
+
+/// A position whose key finds a row, and the one that holds what the row becomes.
+type FromTo = (u32, u32);
+/// The columns sent (nothing: all of them), and the rows they were sent of.
+type BySent = (Vec<u8>, Vec<FromTo>);
+
+/// Splits a list by the columns that were sent: one statement sets the same columns for all its rows.
+fn by_columns_sent(net: &Net, list: Vec<FromTo>) -> Vec<BySent> {
+    let (whole, part): (Vec<_>, Vec<_>) = list.into_iter().partition(|(_, at)| net.is_whole(*at));
+    let mut groups = Vec::new();
+    if !whole.is_empty() {
+        groups.push((Vec::new(), whole));
+    }
+    let mut index: HashMap<Vec<u8>, usize> = HashMap::new();
+    for pair in part {
+        let sent: Vec<u8> = Values::of_body(net.image(pair.1))
+            .map(|value| match value {
+                ColumnValue::Unchanged => b'u',
+                _ => b's',
+            })
+            .collect();
+        let group = match index.get(&sent) {
+            Some(group) => *group,
+            None => {
+                groups.push((sent.clone(), Vec::new()));
+                index.insert(sent, groups.len() - 1);
+                groups.len() - 1
+            }
+        };
+        groups[group].1.push(pair);
+    }
+    groups
+}
+
+fn explain(refused: Refused, shape: &Shape) -> ApplyError {
+    let table = shape.dest.clone();
+    let quoted = shape.relation.table.quoted();
+    match refused {
+        Refused::NullKey => ApplyError::NullKey(table),
+        Refused::NoKey => ApplyError::NoIdentity(table, quoted),
+        Refused::ColumnCount(found) => ApplyError::ColumnCount {
+            table,
+            expected: shape.columns.len(),
+            found,
+        },
+        Refused::NotSent(column) => ApplyError::ValueNotSent {
+            table,
+            quoted,
+            column: shape.relation.columns[column].name.clone(),
+        },
+        // A single change in two forms, or a row of gigabytes.
+        Refused::OtherFormat | Refused::TooLarge => ApplyError::TooLarge(table),
+    }
+}

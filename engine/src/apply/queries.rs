@@ -1,0 +1,68 @@
+//! What the applier asks the subscriber's catalogs.
+
+/// A table's columns, domains resolved to their base types. $1 schema, $2 table.
+pub(super) const COLUMNS: &str = "
+with recursive cols as (
+    select c.oid as table_oid, c.relkind = 'p' as partitioned, a.attnum, a.attname,
+           a.attgenerated <> '' as generated, a.attidentity = 'a' as identity_always,
+           pg_catalog.format_type(a.atttypid, -1) as type_name,
+           t.oid as base, t.typtype, t.typbasetype
+      from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+      join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+      join pg_catalog.pg_type t on t.oid = a.atttypid
+     where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p')
+    union all
+    select cols.table_oid, cols.partitioned, cols.attnum, cols.attname, cols.generated,
+           cols.identity_always, cols.type_name, t.oid, t.typtype, t.typbasetype
+      from cols
+      join pg_catalog.pg_type t on t.oid = cols.typbasetype
+     where cols.typtype = 'd'
+)
+select table_oid, partitioned, attname::text, generated, identity_always, type_name, base
+  from cols
+ where typtype <> 'd'
+ order by attnum";
+
+/// A table's unique indexes that can find a row: columns with their equality operators, the primary
+/// key first. $1 table oid.
+pub(super) const UNIQUE_INDEXES: &str = "
+select array_agg(a.attname::text order by k.n),
+       array_agg(format('operator(%I.%s)', n.nspname, o.oprname) order by k.n)
+  from pg_catalog.pg_index i
+ cross join lateral generate_series(0, i.indnkeyatts - 1) as k(n)
+  join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[k.n]
+  join pg_catalog.pg_opclass c on c.oid = i.indclass[k.n]
+  join pg_catalog.pg_amop s on s.amopfamily = c.opcfamily and s.amopstrategy = 3
+       and s.amoplefttype = c.opcintype and s.amoprighttype = c.opcintype
+  join pg_catalog.pg_operator o on o.oid = s.amopopr
+  join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+ where i.indrelid = $1 and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
+ group by i.indexrelid, i.indisprimary
+ order by i.indisprimary desc, i.indexrelid";
+
+/// How a type's binary form names other types. $1 type oid.
+pub(super) const TYPE: &str = "
+select t.typtype::text, t.typcategory = 'A' and t.typlen = -1 as is_array, t.typelem, t.typrelid, t.typbasetype,
+       coalesce(r.rngsubtype, 0::oid),
+       (select array_agg(a.atttypid order by a.attnum) from pg_catalog.pg_attribute a
+         where t.typrelid <> 0 and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped)
+  from pg_catalog.pg_type t
+  left join pg_catalog.pg_range r on r.rngtypid = t.oid
+ where t.oid = $1";
+
+/// True if a table outside the list refers to one in it: TRUNCATE would be refused. $1 table oids.
+pub(super) const REFERRED_FROM_OUTSIDE: &str = "
+select exists (select from pg_catalog.pg_constraint
+                where contype = 'f' and confrelid = any ($1) and not conrelid = any ($1))";
+
+/// Ends the session that holds an advisory lock. $1 key.
+pub(super) const EVICT_HOLDER: &str = "
+select pg_catalog.pg_terminate_backend(pid)
+  from pg_catalog.pg_locks
+ where locktype = 'advisory' and objsubid = 1 and granted and pid <> pg_catalog.pg_backend_pid()
+   and database = (select oid from pg_catalog.pg_database where datname = pg_catalog.current_database())
+   and classid::int8 = ($1::int8 >> 32) & 4294967295 and objid::int8 = $1 & 4294967295";
+
+/// Waits for an advisory lock and keeps it. $1 key.
+pub(super) const HOLD: &str = "select pg_catalog.pg_advisory_lock($1)";

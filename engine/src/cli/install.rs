@@ -1,0 +1,84 @@
+//! `skytide install`: put the SQL modules into a database.
+
+use anyhow::Context as _;
+use serde::Serialize;
+use skytide_sql::conn::{self, ConnectString};
+use skytide_sql::install::{self, Plan, VERSION};
+
+use super::output::OutputMode;
+use super::{Context, Outcome};
+
+/// Put the SQL modules into a database, or upgrade them
+///
+/// Schemas pgq, pgq_node and londiste, their functions, roles and grants, all in one transaction, verified
+/// at its end. A second run changes nothing. The user must own the database, and be allowed to create
+/// roles unless pgq_reader, pgq_writer, pgq_admin, londiste_reader and londiste_writer exist. Replicating
+/// into the database needs a superuser as the owner of the functions, or from PostgreSQL 15 on:
+/// grant set on parameter session_replication_role.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  skytide install 'host=db1 dbname=shop user=postgres'\n  \
+                        skytide install postgres:///shop --dry-run"
+)]
+pub struct InstallArgs {
+    /// Connect string: key=value pairs or a URL; what it lacks comes from the PG* environment.
+    #[arg(value_name = "DSN")]
+    dsn: String,
+    /// Say what would be done, change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct Line {
+    module: &'static str,
+    before: Option<String>,
+    after: &'static str,
+    action: &'static str,
+}
+
+pub async fn run(args: InstallArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let target = ConnectString::parse(&args.dsn).context("read the connect string")?;
+    let mut session = conn::connect(&target, "skytide install")
+        .await
+        .context("connect")?;
+    let plan = if args.dry_run {
+        install::plan(&*session).await
+    } else {
+        install::install(&mut session).await
+    }
+    .context("install the SQL modules")?;
+
+    context
+        .output
+        .rows(&["module", "was", "is", "action"], &lines(&plan), |line| {
+            vec![
+                line.module.into(),
+                line.before.clone().unwrap_or_else(|| "-".into()),
+                line.after.into(),
+                line.action.into(),
+            ]
+        })?;
+    if context.output.mode() == OutputMode::Table {
+        context
+            .output
+            .line(match (plan.changes_nothing(), args.dry_run) {
+                (true, _) => "Nothing to do.",
+                (false, true) => "Dry run: nothing was changed.",
+                (false, false) => "Done, and verified.",
+            })?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn lines(plan: &Plan) -> Vec<Line> {
+    plan.modules
+        .iter()
+        .map(|entry| Line {
+            module: entry.module.schema(),
+            before: entry.installed.clone(),
+            after: VERSION,
+            action: entry.action.word(),
+        })
+        .collect()
+}

@@ -1,0 +1,347 @@
+//! Table administration.
+
+use std::time::Duration;
+
+use clap::Args;
+use skytide_sql::TableName;
+use skytide_sql::api::londiste::{self, AddTable, ObjectKind};
+use tokio::time::{Instant, sleep};
+
+use super::super::failure::Failure;
+use super::super::{Context, Outcome};
+use super::{Node, choose, info, local_tables, provider};
+use crate::capture::slot::{self, Publications};
+use crate::table::MergeState;
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  skytide londiste root.ini add-table public.orders 'public.item*'
+  skytide londiste leaf.ini add-table --all --wait-sync")]
+pub struct AddTableArgs {
+    /// Tables; * and ? match.
+    #[arg(required_unless_present = "all")]
+    pub tables: Vec<String>,
+    /// All tables that are not added yet.
+    #[arg(long, conflicts_with = "tables")]
+    pub all: bool,
+    /// The table on this node, if it has another name (one table only).
+    #[arg(long, value_name = "NAME")]
+    pub dest_table: Option<String>,
+    /// The rows are here already: no copy.
+    #[arg(long)]
+    pub expect_sync: bool,
+    /// Keep the rows that are here when copying.
+    #[arg(long)]
+    pub skip_truncate: bool,
+    /// Wait until the tables are in sync.
+    #[arg(long)]
+    pub wait_sync: bool,
+    /// Show what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct NamesArgs {
+    /// Tables; * and ? match.
+    #[arg(required_unless_present = "all")]
+    pub tables: Vec<String>,
+    /// All of this node's tables.
+    #[arg(long, conflicts_with = "tables")]
+    pub all: bool,
+    /// Show what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct WaitArgs {
+    /// Give up after so many seconds (exit code 1).
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
+}
+
+async fn candidates(node: &Node) -> anyhow::Result<Vec<TableName>> {
+    let mut tables = Vec::new();
+    for missing in londiste::local_show_missing(&*node.session, &node.settings.queue_name).await? {
+        if missing.kind == ObjectKind::Table {
+            tables.push(TableName::parse(&missing.name)?);
+        }
+    }
+    Ok(tables)
+}
+
+pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let info = info(node).await?;
+    let queue = &node.settings.queue_name;
+    let root = info.node_type == "root";
+    if !root {
+        learn_names(node, &info, args.dry_run).await?;
+    }
+    let candidates = candidates(node).await?;
+    let local: Vec<TableName> = local_tables(node)
+        .await?
+        .iter()
+        .map(|t| TableName::parse(&t.table_name))
+        .collect::<Result<_, _>>()?;
+    let tables = if args.all {
+        candidates
+    } else {
+        let known: Vec<TableName> = candidates.iter().chain(&local).cloned().collect();
+        choose(&args.tables, &known)?
+    };
+    let (there, new): (Vec<_>, Vec<_>) = tables.into_iter().partition(|t| local.contains(t));
+    for table in &there {
+        context.output.note(&format!("table {table} is already added"));
+    }
+    if args.dest_table.is_some() && new.len() > 1 {
+        return Err(Failure::usage("--dest-table goes with one table").into());
+    }
+    for table in &new {
+        if args.dry_run {
+            context.output.note(&format!("would add table {table}"));
+            continue;
+        }
+        let flags = [
+            (args.expect_sync, "expect_sync"),
+            (args.skip_truncate, "skip_truncate"),
+        ];
+        let how = AddTable {
+            args: flags
+                .iter()
+                .filter(|(set, _)| *set)
+                .map(|(_, flag)| (*flag).to_owned())
+                .collect(),
+            attrs: None,
+            dest: args.dest_table.as_deref().map(TableName::parse).transpose()?,
+        };
+        let lock_timeout = node.settings.lock_timeout.as_millis();
+        node.session
+            .batch_execute(&format!("begin; set local lock_timeout = {lock_timeout}"))
+            .await?;
+        let added = async {
+            if root {
+                slot::lock_publications(&node.session).await?;
+            }
+            let outcome = londiste::local_add_table(&*node.session, queue, table, &how).await?;
+            if root {
+                let physical = how.dest.as_ref().unwrap_or(table);
+                slot::publish(&node.session, &Publications::of(queue).tables, physical).await?;
+            }
+            node.session.batch_execute("commit").await?;
+            anyhow::Ok(outcome)
+        };
+        match added.await {
+            Ok(outcome) => context.output.note(&outcome.note),
+            Err(e) => {
+                let _ = node.session.batch_execute("rollback").await;
+                return Err(e);
+            }
+        }
+    }
+    if args.wait_sync && !root {
+        return wait_sync(node, &WaitArgs { timeout: None }, context).await;
+    }
+    Ok(Outcome::Done)
+}
+
+/// A leaf learns the set's tables from its provider.
+async fn learn_names(
+    node: &Node,
+    info: &skytide_sql::api::pgq_node::NodeInfo,
+    dry_run: bool,
+) -> anyhow::Result<()> {
+    let queue = &node.settings.queue_name;
+    let known = londiste::get_table_list(&*node.session, queue).await?;
+    let (_, upstream) = provider(node, info).await?;
+    for table in londiste::get_table_list(&*upstream, queue)
+        .await?
+        .iter()
+        .filter(|t| t.local)
+    {
+        if !known.iter().any(|k| k.table_name == table.table_name) && !dry_run {
+            londiste::global_add_table(&*node.session, queue, &TableName::parse(&table.table_name)?).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn chosen(node: &Node, args: &NamesArgs) -> anyhow::Result<Vec<TableName>> {
+    let local: Vec<TableName> = local_tables(node)
+        .await?
+        .iter()
+        .map(|t| TableName::parse(&t.table_name))
+        .collect::<Result<_, _>>()?;
+    if args.all {
+        Ok(local)
+    } else {
+        choose(&args.tables, &local)
+    }
+}
+
+pub async fn remove(node: &Node, args: &NamesArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let info = info(node).await?;
+    let queue = &node.settings.queue_name;
+    let infos = local_tables(node).await?;
+    for table in chosen(node, args).await? {
+        if args.dry_run {
+            context.output.note(&format!("would remove table {table}"));
+            continue;
+        }
+        let dest = infos
+            .iter()
+            .find(|t| t.table_name == table.to_string())
+            .and_then(|t| t.dest_table.clone());
+        node.session.batch_execute("begin").await?;
+        let removed = async {
+            if info.node_type == "root" {
+                slot::lock_publications(&node.session).await?;
+            }
+            let outcome = londiste::local_remove_table(&*node.session, queue, &table).await?;
+            if info.node_type == "root" {
+                let physical = dest.as_deref().map(TableName::parse).transpose()?;
+                let physical = physical.as_ref().unwrap_or(&table);
+                slot::unpublish(&node.session, &Publications::of(queue).tables, physical).await?;
+            }
+            node.session.batch_execute("commit").await?;
+            anyhow::Ok(outcome)
+        };
+        match removed.await {
+            Ok(outcome) => context.output.note(&outcome.note),
+            Err(e) => {
+                let _ = node.session.batch_execute("rollback").await;
+                return Err(e);
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+pub async fn resync(node: &Node, args: &NamesArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let info = info(node).await?;
+    if info.node_type == "root" {
+        return Err(Failure::usage("a root's tables are copied from nowhere").into());
+    }
+    for table in chosen(node, args).await? {
+        if args.dry_run {
+            context.output.note(&format!("would copy table {table} again"));
+            continue;
+        }
+        londiste::local_set_table_state(&*node.session, &node.settings.queue_name, &table, None, None)
+            .await?;
+        context
+            .output
+            .note(&format!("table {table} will be copied again"));
+    }
+    Ok(Outcome::Done)
+}
+
+#[derive(serde::Serialize)]
+struct TableRow {
+    table: String,
+    state: String,
+    dest: Option<String>,
+    attributes: Option<String>,
+}
+
+pub async fn list(node: &Node, context: &Context) -> anyhow::Result<Outcome> {
+    info(node).await?;
+    let mut rows = Vec::new();
+    for table in local_tables(node).await? {
+        rows.push(TableRow {
+            state: MergeState::parse(table.merge_state.as_deref())?.to_string(),
+            table: table.table_name,
+            dest: table.dest_table,
+            attributes: table.table_attrs,
+        });
+    }
+    context
+        .output
+        .rows(&["table", "state", "dest", "attributes"], &rows, |r| {
+            vec![
+                r.table.clone(),
+                r.state.clone(),
+                r.dest.clone().unwrap_or_default(),
+                r.attributes.clone().unwrap_or_default(),
+            ]
+        })?;
+    Ok(Outcome::Done)
+}
+
+#[derive(serde::Serialize)]
+struct MissingRow {
+    kind: &'static str,
+    name: String,
+}
+
+pub async fn missing(node: &Node, context: &Context) -> anyhow::Result<Outcome> {
+    let info = info(node).await?;
+    if info.node_type != "root" {
+        // What the provider got since is missing here too.
+        if let Err(e) = learn_names(node, &info, false).await {
+            tracing::warn!(error = %e, "the provider does not answer: the list may be old");
+        }
+    }
+    let mut rows = Vec::new();
+    for missing in londiste::local_show_missing(&*node.session, &node.settings.queue_name).await? {
+        rows.push(MissingRow {
+            kind: match missing.kind {
+                ObjectKind::Sequence => "sequence",
+                ObjectKind::Table => "table",
+            },
+            name: missing.name,
+        });
+    }
+    context.output.rows(&["kind", "name"], &rows, |r| {
+        vec![r.kind.to_owned(), r.name.clone()]
+    })?;
+    Ok(Outcome::Done)
+}
+
+pub async fn wait_sync(node: &Node, args: &WaitArgs, context: &Context) -> anyhow::Result<Outcome> {
+    info(node).await?;
+    let started = Instant::now();
+    let mut told = String::new();
+    loop {
+        let tables = local_tables(node).await?;
+        let mut waiting = Vec::new();
+        for table in &tables {
+            let state = MergeState::parse(table.merge_state.as_deref())?;
+            if state != MergeState::Ok {
+                waiting.push(format!("{} ({state})", table.table_name));
+            }
+        }
+        if waiting.is_empty() {
+            context
+                .output
+                .note(&format!("{0} of {0} tables in sync", tables.len()));
+            return Ok(Outcome::Done);
+        }
+        let now = format!(
+            "{}/{} tables to go: {}",
+            waiting.len(),
+            tables.len(),
+            waiting.join(", ")
+        );
+        if now != told {
+            context.output.note(&now);
+            told = now;
+        }
+        if args
+            .timeout
+            .is_some_and(|t| started.elapsed() > Duration::from_secs(t))
+        {
+            return Err(
+                Failure::new(format!("not in sync after {} s", started.elapsed().as_secs()))
+                    .detail(told)
+                    .hint("is the worker running? skytide londiste CONF status")
+                    .into(),
+            );
+        }
+        tokio::select! {
+            () = context.shutdown.cancelled() => return Err(Failure::new("interrupted").into()),
+            () = sleep(Duration::from_millis(200)) => {}
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The initial copy of a table, beside the replay of all others.
+//!
+//! `fence` waits for writers the publication came too late for, `snapshot` fixes what is copied,
+//! `plan` compares the two tables, `transfer` moves the rows, `indexes` takes indexes away and builds
+//! them again, `job` runs these in order and catches up from the spool.
+
+pub mod fence;
+pub mod indexes;
+pub mod job;
+pub mod plan;
+pub mod progress;
+pub mod snapshot;
+pub mod transfer;
+
+pub use job::{CopyJob, Handover};
+pub use progress::{Phase, Progress};
+
+use skytide_sql::TableName;
+use skytide_sql::conn::ConnectError;
+use skytide_sql::fault::{Fault, fault_of};
+use skytide_sql::names::BadName;
+
+use crate::apply::ApplyError;
+use crate::batch::BatchError;
+use crate::table::{BadState, IllegalStep};
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    #[error("table {table} does not exist on the {side}")]
+    NoTable { table: TableName, side: &'static str },
+    #[error("table {table} is not in the provider's publication {publication}")]
+    NotPublished { table: TableName, publication: String },
+    #[error("tables {table} on provider and subscriber have no column in common")]
+    NoColumns { table: TableName },
+    #[error("the state of table {table} was changed by somebody else")]
+    SetBack { table: TableName },
+    #[error(transparent)]
+    Name(#[from] BadName),
+    #[error("table {table}: {what}")]
+    Table { table: TableName, what: String },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Sql(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Refused(#[from] skytide_sql::api::ApiError),
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error(transparent)]
+    Step(#[from] IllegalStep),
+    #[error(transparent)]
+    State(#[from] BadState),
+    #[error("table {table} has columns of composite or range types, which only travel as text")]
+    NeedsText { table: TableName },
+    #[error("the worker stopped")]
+    Cancelled,
+}
+
+impl CopyError {
+    pub fn fault(&self) -> Fault {
+        match self {
+            CopyError::Connect(e) => e.fault(),
+            CopyError::Sql(e) => fault_of(e),
+            CopyError::Apply(e) => e.fault(),
+            CopyError::Cancelled | CopyError::SetBack { .. } => Fault::Retry,
+            CopyError::Step(_) | CopyError::State(_) => Fault::Bug,
+            _ => Fault::Operator,
+        }
+    }
+}

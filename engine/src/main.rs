@@ -1,0 +1,59 @@
+//! The `skytide` program: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+use skytide::cli::{self, failure};
+
+fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _scenario = stop_points::arm();
+    let call = cli::compat::Call::from_env();
+    let cli = match cli::parse(&call) {
+        Ok(cli) => cli,
+        Err(refusal) => return call.usage_exit(refusal.print().is_ok(), refusal.exit_code()),
+    };
+    let verbosity = cli.globals.verbosity();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return failure::report(&anyhow::Error::new(error).context("start the runtime"), verbosity);
+        }
+    };
+    let result = runtime.block_on(cli::run(cli));
+    // A blocking thread may be in the middle of a write: give it a moment, but never hang on it.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match result {
+        Ok(outcome) => outcome.exit_code(),
+        Err(error) => failure::report(&error, verbosity),
+    }
+}
+
+/// Places where a test wants the program to stop, to be killed there.
+#[cfg(feature = "failpoints")]
+mod stop_points {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use fail::FailScenario;
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// `NAME=HITS`: the so-manieth time the failpoint is reached, the whole process stops (SIGSTOP), which
+    /// its parent can see and nothing in it can outrun.
+    const STOP_AT: &str = "SKYTIDE_STOP_AT";
+
+    /// Arms what `FAILPOINTS` and `SKYTIDE_STOP_AT` ask for, as long as the answer lives.
+    pub fn arm() -> FailScenario<'static> {
+        let scenario = FailScenario::setup();
+        if let Ok(text) = std::env::var(STOP_AT) {
+            let (name, hits) = text.split_once('=').unwrap_or((&text, "1"));
+            let wanted: u64 = hits.parse().expect("SKYTIDE_STOP_AT is NAME=HITS");
+            let hits = AtomicU64::new(0);
+            let stop = move || {
+                if hits.fetch_add(1, Ordering::Relaxed) + 1 == wanted {
+                    kill_process(getpid(), Signal::STOP).expect("a process may stop itself");
+                }
+            };
+            fail::cfg_callback(name, stop).expect("failpoints are built in");
+        }
+        scenario
+    }
+}

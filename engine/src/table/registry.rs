@@ -1,0 +1,121 @@
+//! The subscriber's list of tables, as the worker needs it.
+
+use std::sync::Arc;
+
+use skytide_sql::api::{ApiError, londiste};
+use skytide_sql::names::BadName;
+use skytide_sql::snapshot::BadSnapshot;
+use skytide_sql::{QueueName, Snapshot, TableName};
+use tokio_postgres::Client;
+
+use super::state::{BadState, MergeState};
+use crate::apply::{Target, Targets};
+
+/// A table attached on this node.
+#[derive(Clone, Debug)]
+pub struct LocalTable {
+    /// The set's name for it.
+    pub table: TableName,
+    /// What the provider calls it.
+    pub source: TableName,
+    pub dest: TableName,
+    pub state: MergeState,
+    /// Changes of transactions that this snapshot sees are in the copy already.
+    pub snapshot: Option<Snapshot>,
+    pub dropped_ddl: Option<String>,
+    pub skip_truncate: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Registry {
+    pub tables: Vec<LocalTable>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error(transparent)]
+    Name(#[from] BadName),
+    #[error("table {table}")]
+    State { table: String, source: BadState },
+    #[error("table {table}")]
+    Snapshot { table: String, source: BadSnapshot },
+}
+
+impl Registry {
+    /// `provider_tables`: the provider's own list, for tables that have another name there.
+    pub async fn load(
+        subscriber: &Client,
+        queue: &QueueName,
+        provider_tables: &[(TableName, TableName)],
+    ) -> Result<Registry, RegistryError> {
+        let mut tables = Vec::new();
+        for info in londiste::get_table_list(subscriber, queue).await? {
+            if !info.local {
+                continue;
+            }
+            let table = TableName::parse(&info.table_name)?;
+            let dest = info.dest_table.as_deref().map(TableName::parse).transpose()?;
+            let state =
+                MergeState::parse(info.merge_state.as_deref()).map_err(|source| RegistryError::State {
+                    table: info.table_name.clone(),
+                    source,
+                })?;
+            let snapshot = info.custom_snapshot.as_deref().map(str::parse).transpose();
+            let snapshot = snapshot.map_err(|source| RegistryError::Snapshot {
+                table: info.table_name.clone(),
+                source,
+            })?;
+            let source = provider_tables
+                .iter()
+                .find(|(name, _)| *name == table)
+                .map(|(_, dest)| dest.clone());
+            let attributes = info.table_attrs.unwrap_or_default();
+            tables.push(LocalTable {
+                source: source.unwrap_or_else(|| table.clone()),
+                dest: dest.unwrap_or_else(|| table.clone()),
+                table,
+                state,
+                snapshot,
+                dropped_ddl: info.dropped_ddl,
+                skip_truncate: attributes.split('&').any(|a| a == "skip_truncate=1"),
+            });
+        }
+        Ok(Registry { tables })
+    }
+
+    /// What the main replay applies: the tables that are in sync.
+    pub fn targets(&self) -> Arc<Targets> {
+        let mut targets = Targets::default();
+        for table in self.tables.iter().filter(|t| t.state == MergeState::Ok) {
+            targets.insert(
+                table.source.clone(),
+                Target {
+                    dest: table.dest.clone(),
+                    skip_visible_in: table.snapshot.clone(),
+                },
+            );
+        }
+        Arc::new(targets)
+    }
+
+    /// Whether any table's data depend on the spool going back to its copy.
+    pub fn any_copied(&self) -> bool {
+        self.tables.iter().any(|t| t.state.is_copied())
+    }
+}
+
+/// The provider's tables with what they are called there: (name in the set, physical name).
+pub async fn provider_tables(
+    provider: &Client,
+    queue: &QueueName,
+) -> Result<Vec<(TableName, TableName)>, RegistryError> {
+    let mut tables = Vec::new();
+    for info in londiste::get_table_list(provider, queue).await? {
+        let table = TableName::parse(&info.table_name)?;
+        let dest = info.dest_table.as_deref().map(TableName::parse).transpose()?;
+        tables.push((table.clone(), dest.unwrap_or(table)));
+    }
+    Ok(tables)
+}

@@ -1,0 +1,17 @@
+-- pgq._insert_tick(queue id, event seq): store a tick with this statement's snapshot
+--   event seq  read before the snapshot: an event counted here is in this tick's batch or a later one
+--   returns  tick id; null if the queue is gone
+--   hazard   the caller holds the queue's tick lock, taken by an earlier statement
+create or replace function pgq._insert_tick(i_queue_id integer, i_event_seq bigint) returns bigint as $$
+declare
+    l_tick_id   bigint;
+begin
+    insert into pgq.tick (tick_queue, tick_id, tick_time, tick_snapshot, tick_event_seq)
+    select q.queue_id, nextval(pgq.quote_fqname(q.queue_tick_seq)::regclass), now(),
+           txid_current_snapshot(), i_event_seq
+      from pgq.queue q
+     where q.queue_id = i_queue_id
+    returning tick_id into l_tick_id;
+    return l_tick_id;
+end;
+$$ language plpgsql;

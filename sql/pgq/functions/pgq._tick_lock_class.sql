@@ -1,0 +1,4 @@
+-- pgq._tick_lock_class(): first key of the advisory locks that serialise ticks; the second is queue_id
+create or replace function pgq._tick_lock_class() returns integer as $$
+    select 1885827444;  -- "pgqt"
+$$ language sql immutable;

@@ -1,0 +1,70 @@
+-- pgq.maint_rotate_tables_step1(queue): switch to the queue's next event table if it is time and nobody needs it
+--   returns  0
+--   errors   transaction id behind the last switch; a consumer's tick is missing
+--   note     does nothing while the queue's row or the next table is locked: the next round tries again
+--   hazard   run step 2 in a later transaction
+create or replace function pgq.maint_rotate_tables_step1(i_queue_name text) returns integer as $$
+declare
+    q           record;
+    l_txid      bigint;
+    l_lowest    bigint;
+    l_xmin      bigint;
+    l_next      integer;
+begin
+    select t.queue_id, t.queue_switch_step1, t.queue_switch_step2, t.queue_cur_table, t.queue_ntables,
+           t.queue_data_pfx
+      into q
+      from pgq.queue t
+     where t.queue_name = i_queue_name
+       and t.queue_switch_step2 is not null
+       and t.queue_switch_time + t.queue_rotation_period < current_timestamp
+       for update skip locked;
+    if not found then
+        return 0;
+    end if;
+
+    l_txid := txid_current();
+    if l_txid < q.queue_switch_step1 then
+        raise exception 'queue % maint failure: step1=%, current=%', i_queue_name, q.queue_switch_step1, l_txid;
+    end if;
+
+    select min(s.sub_last_tick) into l_lowest from pgq.subscription s where s.sub_queue = q.queue_id;
+    if l_lowest is not null then
+        select txid_snapshot_xmin(t.tick_snapshot) into l_xmin
+          from pgq.tick t
+         where t.tick_queue = q.queue_id and t.tick_id = l_lowest;
+        if not found then
+            raise exception 'queue % maint failure: tick % not found', i_queue_name, l_lowest;
+        end if;
+        if l_xmin <= q.queue_switch_step2 then
+            return 0;   -- somebody may still read the table before the current one
+        end if;
+    end if;
+
+    l_next := (q.queue_cur_table + 1) % q.queue_ntables;
+    begin
+        execute format('lock table %s in access exclusive mode nowait',
+                       pgq.quote_fqname(q.queue_data_pfx || '_' || l_next));
+        execute format('truncate %s', pgq.quote_fqname(q.queue_data_pfx || '_' || l_next));
+    exception when lock_not_available then
+        return 0;   -- pg_dump, most often
+    end;
+
+    update pgq.queue
+       set queue_cur_table = l_next,
+           queue_switch_time = current_timestamp,
+           queue_switch_step1 = l_txid,
+           queue_switch_step2 = null
+     where queue_id = q.queue_id;
+
+    -- old ticks go with the events, but never the newest one nor one that is somebody's position
+    delete from pgq.tick t
+     where t.tick_queue = q.queue_id
+       and txid_snapshot_xmin(t.tick_snapshot) < q.queue_switch_step2
+       and t.tick_id < (select max(n.tick_id) from pgq.tick n where n.tick_queue = q.queue_id)
+       and not exists (
+            select 1 from pgq.subscription s
+             where s.sub_queue = q.queue_id and t.tick_id in (s.sub_last_tick, s.sub_next_tick));
+    return 0;
+end;
+$$ language plpgsql;

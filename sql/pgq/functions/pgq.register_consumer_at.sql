@@ -1,0 +1,47 @@
+-- pgq.register_consumer_at(queue, consumer, tick): subscribe at a tick, or move there
+--   tick     null: the newest one if new, no move if not
+--   returns  1 new; 0 was subscribed; if a tick was given it was moved there and its open batch dropped
+--   errors   Event queue not created yet; cannot reposition, tick not found; No ticks for this queue
+create or replace function pgq.register_consumer_at(
+    x_queue_name text, x_consumer_name text, x_tick_pos bigint)
+returns integer as $$
+declare
+    l_queue_id      integer;
+    l_consumer_id   integer;
+    l_tick          bigint;
+begin
+    select q.queue_id into l_queue_id from pgq.queue q where q.queue_name = x_queue_name;
+    if not found then
+        raise exception 'Event queue not created yet';
+    end if;
+
+    insert into pgq.consumer (co_name) values (x_consumer_name) on conflict (co_name) do nothing;
+    select c.co_id into l_consumer_id from pgq.consumer c where c.co_name = x_consumer_name for update;
+
+    if x_tick_pos is not null
+        and not exists (
+            select 1 from pgq.tick t where t.tick_queue = l_queue_id and t.tick_id = x_tick_pos)
+    then
+        raise exception 'cannot reposition, tick not found: %', x_tick_pos;
+    end if;
+
+    if exists (
+        select 1 from pgq.subscription s where s.sub_queue = l_queue_id and s.sub_consumer = l_consumer_id)
+    then
+        if x_tick_pos is not null then
+            update pgq.subscription
+               set sub_last_tick = x_tick_pos, sub_batch = null, sub_next_tick = null, sub_active = now()
+             where sub_queue = l_queue_id and sub_consumer = l_consumer_id;
+        end if;
+        return 0;
+    end if;
+
+    l_tick := coalesce(x_tick_pos, (select max(t.tick_id) from pgq.tick t where t.tick_queue = l_queue_id));
+    if l_tick is null then
+        raise exception 'No ticks for this queue.  Please run ticker on database.';
+    end if;
+    insert into pgq.subscription (sub_queue, sub_consumer, sub_last_tick)
+    values (l_queue_id, l_consumer_id, l_tick);
+    return 1;
+end;
+$$ language plpgsql security definer set search_path = pg_catalog, pg_temp;

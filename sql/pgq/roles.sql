@@ -1,0 +1,109 @@
+-- Roles and grants of schema pgq. Functions are taken from PUBLIC first, then given by group.
+--   pgq_reader   consumes: registers, takes and finishes batches
+--   pgq_writer   produces events
+--   pgq_admin    both, and queues, ticks, maintenance
+-- Where the roles exist already, no right to create roles is needed.
+
+do $$
+declare
+    l_role  text;
+begin
+    foreach l_role in array array['pgq_reader', 'pgq_writer', 'pgq_admin'] loop
+        if not exists (select 1 from pg_catalog.pg_roles r where r.rolname = l_role) then
+            begin
+                execute pg_catalog.format('create role %I nologin', l_role);
+            exception when duplicate_object or unique_violation then
+                null;   -- another database of this cluster was first
+            end;
+        end if;
+    end loop;
+    foreach l_role in array array['pgq_reader', 'pgq_writer'] loop
+        if not exists (
+            select 1
+              from pg_catalog.pg_auth_members m
+              join pg_catalog.pg_roles g on g.oid = m.roleid and g.rolname = l_role
+              join pg_catalog.pg_roles a on a.oid = m.member and a.rolname = 'pgq_admin')
+        then
+            execute pg_catalog.format('grant %I to pgq_admin', l_role);
+        end if;
+    end loop;
+end;
+$$;
+
+revoke all on all functions in schema pgq from public;
+
+-- tables
+grant select on pgq.queue, pgq.consumer, pgq.tick, pgq.subscription to public, pgq_reader;
+grant select, insert, update, delete on pgq.queue, pgq.consumer, pgq.tick, pgq.subscription to pgq_admin;
+grant select on pgq.event_template to pgq_reader;
+grant select, insert, truncate on pgq.event_template to pgq_admin;
+grant select, insert, update, delete on pgq.retry_queue to pgq_admin;
+grant select on pgq.skytide_module to public;
+
+-- everybody: information
+grant execute on function
+    pgq.version(),
+    pgq.quote_fqname(text),
+    pgq.seq_getval(text),
+    pgq.get_queue_info(),
+    pgq.get_queue_info(text),
+    pgq.get_consumer_info(),
+    pgq.get_consumer_info(text),
+    pgq.get_consumer_info(text, text)
+to public;
+
+-- producing
+grant execute on function
+    pgq.insert_event(text, text, text),
+    pgq.insert_event(text, text, text, text, text, text, text),
+    pgq.current_event_table(text)
+to pgq_writer;
+
+-- consuming
+grant execute on function
+    pgq.register_consumer(text, text),
+    pgq.register_consumer_at(text, text, bigint),
+    pgq.unregister_consumer(text, text),
+    pgq.next_batch(text, text),
+    pgq.next_batch_info(text, text),
+    pgq.next_batch_custom(text, text, interval, integer, interval),
+    pgq.find_tick_helper(integer, bigint, timestamptz, bigint, bigint, interval),
+    pgq.batch_event_sql(bigint),
+    pgq.batch_event_tables(bigint),
+    pgq.get_batch_events(bigint),
+    pgq.get_batch_cursor(bigint, text, integer),
+    pgq.get_batch_cursor(bigint, text, integer, text),
+    pgq.get_batch_info(bigint),
+    pgq.finish_batch(bigint),
+    pgq.event_retry(bigint, bigint, timestamptz),
+    pgq.event_retry(bigint, bigint, integer),
+    pgq.batch_retry(bigint, integer),
+    pgq.force_tick(text),
+    pgq.want_tick(text)
+to pgq_reader;
+
+-- administration
+grant execute on function
+    pgq.create_queue(text),
+    pgq.drop_queue(text, boolean),
+    pgq.drop_queue(text),
+    pgq.set_queue_config(text, text, text),
+    pgq.grant_perms(text),
+    pgq._grant_perms_from(text, text, text, text),
+    pgq.tune_storage(text),
+    pgq.upgrade_schema(),
+    pgq.insert_event_raw(text, bigint, timestamptz, integer, integer, text, text, text, text, text, text),
+    pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text),
+    pgq.maint_retry_events(),
+    pgq.ticker(),
+    pgq.ticker(text),
+    pgq.ticker(text, bigint, timestamptz, bigint),
+    pgq.tick_now(text, interval),
+    pgq.lock_ticks(text),
+    pgq.tick_at_snapshot(text, txid_snapshot, text, text),
+    pgq.maint_operations(),
+    pgq.maint_rotate_tables_step1(text),
+    pgq.maint_rotate_tables_step2(),
+    pgq.maint_tables_to_vacuum(),
+    pgq.seq_setval(text, bigint)
+to pgq_admin;

@@ -1,0 +1,230 @@
+//! Replication of the nasty schema under its load, from nothing to equal.
+
+use skytide_fixtures::wait;
+use skytide_fixtures::workload::{self, Load, LoadOptions};
+use skytide_sql::TableName;
+
+use crate::replica::{PATIENCE, Plan, Replica};
+
+fn steady(replica: &Replica, seed: u64) -> Load {
+    replica.load(LoadOptions {
+        seed,
+        tx_rate: Some(200.0),
+        ..LoadOptions::default()
+    })
+}
+
+async fn more(load: &Load, transactions: u64) {
+    let before = load.check().unwrap().committed;
+    wait::until("more load", PATIENCE, async || {
+        Ok((load.check()?.committed >= before + transactions).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+fn public(names: &[&str]) -> Vec<TableName> {
+    names.iter().map(|name| TableName::new("public", *name)).collect()
+}
+
+/// Foreign keys of the subscriber that hold, with their definitions.
+async fn foreign_keys(replica: &Replica) -> Vec<String> {
+    let rows = replica
+        .at_subscriber()
+        .await
+        .query(
+            "select conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) \
+             from pg_constraint where contype = 'f' and convalidated \
+             and conrelid in (select to_regclass(n) from unnest(array['public.children']) n) order by 1",
+            &[],
+        )
+        .await
+        .unwrap();
+    rows.iter().map(|r| r.get(0)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nasty_schema_copied_under_load_arrives_whole() {
+    let mut plan = Plan::default();
+    plan.subscriber_schema.push(
+        "alter table public.children add constraint \"Their parent\" foreign key (parent) \
+         references public.parents on update cascade on delete cascade"
+            .into(),
+    );
+    let mut replica = Replica::from_plan(plan).await;
+    let keys = foreign_keys(&replica).await;
+    assert_eq!(keys.len(), 1);
+    let load = steady(&replica, 1);
+    replica.start_worker();
+    replica.add_tables(&[]).await;
+    replica.wait_sync().await;
+    for _ in 0..5 {
+        // At one tick, while everything runs; it fails if the sides differ.
+        replica.leaf(&["compare"]).await;
+        more(&load, 50).await;
+    }
+    more(&load, 300).await;
+    load.stop().await.unwrap();
+    replica.assert_equal(&workload::tables()).await;
+    wait::until_eq("the foreign key", keys, PATIENCE, async || {
+        Ok(foreign_keys(&replica).await)
+    })
+    .await
+    .unwrap();
+    replica.stop_worker().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_come_and_go_under_load() {
+    let mut replica = Replica::new().await;
+    let load = steady(&replica, 2);
+    replica.start_worker();
+    // Without `kinds` values travel in binary form; its types make them travel as text.
+    let early = [
+        "public.by_index",
+        "public.computed",
+        "public.counters",
+        "public.emptied",
+        "public.log",
+        "public.swaps",
+        "public.toasted",
+    ];
+    replica.add_tables(&early).await;
+    replica.wait_sync().await;
+    more(&load, 100).await;
+    replica.leaf(&["compare"]).await;
+    replica.add_tables(&["public.kinds"]).await;
+    replica.leaf(&["resync", "public.log"]).await;
+    replica.leaf(&["remove-table", "public.toasted"]).await;
+    replica.root(&["remove-table", "public.counters"]).await;
+    let subscriber = replica.at_subscriber().await;
+    wait::until_eq("counters gone from the subscriber", 0, PATIENCE, async || {
+        let sql = "select count(*) from londiste.table_info where table_name = 'public.counters' and local";
+        Ok(subscriber.query_one(sql, &[]).await?.get::<_, i64>(0))
+    })
+    .await
+    .unwrap();
+    more(&load, 100).await;
+    replica.add_tables(&[]).await;
+    // Copies that are asked for again while they run.
+    for table in ["public.toasted", "public.counters", "public.kinds"] {
+        replica.leaf(&["resync", table]).await;
+    }
+    replica.wait_sync().await;
+    more(&load, 100).await;
+    replica.leaf(&["compare"]).await;
+    load.stop().await.unwrap();
+    replica.assert_equal(&workload::tables()).await;
+    replica.stop_worker().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_waits_for_earlier_writers_of_its_table_and_for_nobody_else() {
+    let mut replica = Replica::new().await;
+    replica.start_worker();
+    replica.add_tables(&["public.counters"]).await;
+    replica.wait_sync().await;
+    let (writer, stranger) = (replica.at_provider().await, replica.at_provider().await);
+    writer
+        .batch_execute("begin; insert into log (body) values ('before it was published')")
+        .await
+        .unwrap();
+    stranger
+        .batch_execute("begin; insert into emptied (v) values ('elsewhere')")
+        .await
+        .unwrap();
+    replica.add_tables(&["public.log"]).await;
+    replica.wait_state("public.log", "in-copy").await;
+    // A table that nobody writes is copied and in sync, whoever else is open.
+    replica.add_tables(&["public.swaps"]).await;
+    replica.wait_state("public.swaps", "ok").await;
+    replica.wait_state("public.log", "in-copy").await;
+    writer
+        .batch_execute("insert into log (body) values ('after it was published'); commit")
+        .await
+        .unwrap();
+    replica.wait_state("public.log", "ok").await;
+    stranger.batch_execute("commit").await.unwrap();
+    replica.assert_equal(&public(&["counters", "log", "swaps"])).await;
+    let rows: i64 = replica
+        .at_subscriber()
+        .await
+        .query_one("select count(*) from log", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(rows, 2);
+    replica.stop_worker().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_waits_and_goes_on() {
+    let mut replica = Replica::from_plan(Plan {
+        settings: "spool_segment_bytes = 1MiB\nspool_max_bytes = 4MiB".into(),
+        ..Plan::default()
+    })
+    .await;
+    replica.start_worker();
+    replica.add_tables(&["public.log"]).await;
+    replica.wait_sync().await;
+    let blocker = replica.at_subscriber().await;
+    blocker
+        .batch_execute("begin; lock table log in access exclusive mode")
+        .await
+        .unwrap();
+    let provider = replica.at_provider().await;
+    // Text that does not compress much, in transactions and ticks smaller than the spool.
+    for _ in 0..40 {
+        provider
+            .batch_execute(
+                "insert into log (body) select string_agg(md5(random()::text), '') \
+                 from generate_series(1, 400) i, generate_series(1, 40) j group by j; select pgq.tick_now('q')",
+            )
+            .await
+            .unwrap();
+    }
+    wait::until("the spool to be full", PATIENCE, async || {
+        let full = replica.worker_log().contains("has reached its quota");
+        Ok(full.then_some(()))
+    })
+    .await
+    .unwrap();
+    blocker.batch_execute("rollback").await.unwrap();
+    replica.assert_equal(&public(&["log"])).await;
+    replica.stop_worker().await;
+}
+
+/// Servers overlook what commits while a slot's first snapshot is being built, so a table that is added
+/// just then waits for the slot; else its changes would never come.
+#[tokio::test]
+async fn a_table_added_while_the_slot_is_being_made_is_followed() {
+    let mut replica = Replica::new().await;
+    let old = replica.at_provider().await;
+    old.batch_execute("begin; select txid_current()").await.unwrap();
+    replica.start_worker();
+    let watcher = replica.at_provider().await;
+    let count = async |sql: &str| -> anyhow::Result<Option<()>> {
+        Ok((watcher.query_one(sql, &[]).await?.get::<_, i64>(0) > 0).then_some(()))
+    };
+    let waits = "select count(*) from pg_locks l join pg_stat_activity a using (pid) \
+                 where l.locktype in ('virtualxid', 'transactionid') \
+                   and not l.granted and a.backend_type = 'walsender'";
+    wait::until("the slot's wait", PATIENCE, || count(waits))
+        .await
+        .unwrap();
+    let held = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+    let release = async {
+        wait::until("add-table's wait", PATIENCE, || count(held))
+            .await
+            .unwrap();
+        old.batch_execute("commit").await.unwrap();
+    };
+    tokio::join!(replica.add_tables(&["public.counters"]), release);
+    replica.wait_sync().await;
+    let insert = "insert into counters values (-1, 1, now())";
+    watcher.batch_execute(insert).await.unwrap();
+    replica
+        .assert_equal(&[TableName::new("public", "counters")])
+        .await;
+    replica.stop_worker().await;
+}

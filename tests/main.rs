@@ -1,0 +1,18 @@
+//! Stories: whole flows on real servers, one module a story.
+#![allow(clippy::unwrap_used)]
+
+mod apply;
+mod apply_speed;
+mod cli;
+mod crash;
+mod demo;
+mod differential;
+mod faults;
+mod fixtures;
+mod links;
+mod londiste;
+mod modules;
+mod races;
+mod replica;
+mod ticker;
+mod walsender;

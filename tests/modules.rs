@@ -1,0 +1,214 @@
+//! The SQL modules: psql sessions with recorded output, and the installer.
+//!
+//! `SKYTIDE_RECORD=1` writes the outputs anew; read the difference before it is committed.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use skytide_fixtures::server::{Options, Server};
+use skytide_sql::install::{self, Action, InstallError};
+
+/// A server with the modules in database `template`, ready to be copied.
+pub async fn server_with_modules() -> Server {
+    let server = Server::start(Options::default()).await.unwrap();
+    server.create_database("template").await.unwrap();
+    let mut client = server.connect("template").await.unwrap();
+    install::install(&mut client).await.unwrap();
+    server
+}
+
+/// A fresh database with the modules.
+pub async fn database(server: &Server, name: &str) {
+    let admin = server.connect("postgres").await.unwrap();
+    skytide_fixtures::wait::until(
+        "template is free",
+        std::time::Duration::from_secs(30),
+        async || {
+            admin
+                .batch_execute(&format!("create database {name} template template"))
+                .await?;
+            Ok(Some(()))
+        },
+    )
+    .await
+    .unwrap();
+}
+
+fn sessions() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql");
+    let mut found = Vec::new();
+    for module in ["pgq", "pgq_node", "londiste"] {
+        for entry in fs::read_dir(root.join(module).join("tests")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "sql") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test]
+async fn sessions_print_what_was_recorded() {
+    let server = server_with_modules().await;
+    let record = std::env::var_os("SKYTIDE_RECORD").is_some();
+    let mut different = Vec::new();
+    for (nr, path) in sessions().iter().enumerate() {
+        let name = format!("session_{nr}");
+        database(&server, &name).await;
+        let printed = run(&server, &name, path);
+        let expected_path = path.with_extension("out");
+        if record {
+            fs::write(&expected_path, &printed).unwrap();
+            continue;
+        }
+        let expected = fs::read_to_string(&expected_path).unwrap_or_default();
+        if printed != expected {
+            let line = printed
+                .lines()
+                .zip(expected.lines())
+                .position(|(p, e)| p != e)
+                .unwrap_or(printed.lines().count().min(expected.lines().count()));
+            different.push(format!(
+                "{}, line {}:\n  recorded {:?}\n  printed  {:?}",
+                path.display(),
+                line + 1,
+                expected.lines().nth(line),
+                printed.lines().nth(line)
+            ));
+        }
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+/// As `psql -a < file`, errors among the output.
+fn run(server: &Server, database: &str, path: &Path) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let out_path = dir.path().join("out");
+    let out = File::options().create(true).append(true).open(&out_path).unwrap();
+    server
+        .command("psql")
+        .args(["-X", "-a", "-q", "-v", "VERBOSITY=terse", "-d", database])
+        .env("PGTZ", "UTC")
+        .env("PGOPTIONS", "-c client_min_messages=warning")
+        .stdin(File::open(path).unwrap())
+        .stdout(out.try_clone().unwrap())
+        .stderr(out)
+        .status()
+        .unwrap();
+    fs::read_to_string(out_path).unwrap()
+}
+
+async fn function_oids(client: &tokio_postgres::Client) -> String {
+    let sql = "select string_agg(p.oid || ':' || p.xmin::text, ' ' order by p.oid) from pg_proc p \
+               join pg_namespace n on n.oid = p.pronamespace \
+               where n.nspname in ('pgq', 'pgq_node', 'londiste')";
+    client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+fn actions(plan: &install::Plan) -> Vec<Action> {
+    plan.modules.iter().map(|m| m.action).collect()
+}
+
+#[tokio::test]
+async fn a_second_install_changes_nothing_and_damage_is_repaired() {
+    let server = server_with_modules().await;
+    let mut client = server.connect("template").await.unwrap();
+    let before = function_oids(&client).await;
+    assert!(install::install(&mut client).await.unwrap().changes_nothing());
+    assert_eq!(function_oids(&client).await, before);
+
+    for damage in [
+        "create or replace function pgq.version() returns text as 'select ''0''::text' language sql",
+        "grant execute on function pgq.ticker() to public",
+        "drop function pgq.want_tick(text)",
+        "alter function pgq.ticker() reset search_path",
+    ] {
+        client.batch_execute(damage).await.unwrap();
+        let done = install::install(&mut client).await.unwrap();
+        assert_eq!(
+            actions(&done),
+            [Action::Repair, Action::Keep, Action::Keep],
+            "{damage}"
+        );
+        assert!(
+            install::plan(&client).await.unwrap().changes_nothing(),
+            "{damage}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn result_columns_that_changed_are_replaced() {
+    let server = server_with_modules().await;
+    let mut client = server.connect("template").await.unwrap();
+    client
+        .batch_execute(
+            "drop function pgq.get_batch_info(int8); \
+             create function pgq.get_batch_info(x_batch_id int8, out queue_name text) as 'begin end' language plpgsql; \
+             update pgq.skytide_module set checksum = 'of an older one', version = '0.0.1' where module = 'pgq'",
+        )
+        .await
+        .unwrap();
+    let done = install::install(&mut client).await.unwrap();
+    assert_eq!(actions(&done), [Action::Upgrade, Action::Keep, Action::Keep]);
+    assert_eq!(done.modules[0].installed.as_deref(), Some("0.0.1"));
+    client
+        .query_one("select seq_end from pgq.get_batch_info(1)", &[])
+        .await
+        .unwrap();
+    let row = client
+        .query_one(
+            "select has_function_privilege('pgq_reader', 'pgq.get_batch_info(int8)', 'execute')",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert!(row.get::<_, bool>(0), "the grant is back");
+}
+
+#[tokio::test]
+async fn foreign_schemas_are_refused_untouched() {
+    let server = Server::start(Options::default()).await.unwrap();
+    server.create_database("other").await.unwrap();
+    let mut client = server.connect("other").await.unwrap();
+    client.batch_execute("create schema londiste").await.unwrap();
+    let refused = install::install(&mut client).await.unwrap_err();
+    assert!(
+        matches!(refused, InstallError::ForeignSchema(install::Module::Londiste)),
+        "{refused}"
+    );
+    let row = client
+        .query_one("select to_regnamespace('pgq') is null", &[])
+        .await
+        .unwrap();
+    assert!(row.get::<_, bool>(0), "nothing of pgq was made");
+}
+
+#[tokio::test]
+async fn a_database_owner_without_superuser_can_install() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    admin
+        .batch_execute("create role maker login createrole; create role plain login")
+        .await
+        .unwrap();
+    for owner in ["maker", "plain"] {
+        // the second finds the roles and needs no right to make them
+        admin
+            .batch_execute(&format!("create database of_{owner} owner {owner}"))
+            .await
+            .unwrap();
+        let mut client = server.connect(&format!("of_{owner}")).await.unwrap();
+        client
+            .batch_execute(&format!("set session authorization {owner}"))
+            .await
+            .unwrap();
+        install::install(&mut client).await.unwrap();
+        client
+            .query_one("select pgq.create_queue('q')", &[])
+            .await
+            .unwrap();
+    }
+}

@@ -1,0 +1,227 @@
+//! One database: connect, see whether it is ours to tick, work until something ends it, begin again.
+
+use std::time::Duration;
+
+use skytide_sql::backoff::Backoff;
+use skytide_sql::conn::{ConnectString, Session, connect};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::Settings;
+use crate::idle::{Reason, Role, role};
+use crate::metrics::Tally;
+use crate::pace::next_start;
+use crate::tick::{Ticking, Wake};
+use crate::trouble::{Grievances, Trouble, in_full};
+use crate::{maint, retry};
+
+pub(crate) const APPLICATION: &str = "skytide-ticker";
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// How soon a ticker that stands by takes over, and a promoted standby is ticked.
+const STANDBY_LOOK: Duration = Duration::from_millis(250);
+/// What is being done when we are stopped may take so long to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+pub(crate) struct Database {
+    pub target: ConnectString,
+    pub settings: watch::Receiver<Settings>,
+    pub tally: Tally,
+    pub cancel: CancellationToken,
+}
+
+/// Why the work on one session ended well.
+enum Ended {
+    Cancelled,
+    /// The session is old: begin again with a new one.
+    Renew,
+    /// Nothing to do here for a while.
+    Later(Duration),
+}
+
+impl Database {
+    /// Until cancelled.
+    pub async fn run(self) {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut grievances = Grievances::default();
+        let mut known = None;
+        while !self.cancel.is_cancelled() {
+            let pause = match self.session(&mut known, &mut grievances, &mut backoff).await {
+                Ok(Ended::Cancelled) => break,
+                Ok(Ended::Renew) => Duration::ZERO,
+                Ok(Ended::Later(pause)) => pause,
+                Err(trouble) => {
+                    known = None;
+                    self.tally.error();
+                    grievances.failed("ticker", in_full(&trouble));
+                    backoff.next_delay()
+                }
+            };
+            self.tally.active(false);
+            tokio::select! {
+                () = self.cancel.cancelled() => break,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.tally.active(false);
+    }
+
+    /// One session, from connecting to its end.
+    async fn session(
+        &self,
+        known: &mut Option<Role>,
+        grievances: &mut Grievances,
+        backoff: &mut Backoff,
+    ) -> Result<Ended, Trouble> {
+        let session = tokio::select! {
+            () = self.cancel.cancelled() => return Ok(Ended::Cancelled),
+            session = Box::pin(connect(&self.target, APPLICATION)) => session?,
+        };
+        loop {
+            let role = role(&session).await?;
+            grievances.worked("ticker");
+            backoff.reset();
+            if known.as_ref() != Some(&role) {
+                match &role {
+                    Role::Ours => info!("ticking"),
+                    // A server has many databases without PgQ; they are nobody's business.
+                    Role::Idle(Reason::NoPgq) => debug!("{}", Reason::NoPgq),
+                    Role::Idle(reason) => info!("{reason}"),
+                }
+                *known = Some(role.clone());
+            }
+            let pause = match role {
+                Role::Ours => {
+                    self.tally.active(true);
+                    return self.work(session).await;
+                }
+                // Without a session of ours, so that nobody who wants to drop the database has to
+                // ask whose it is.
+                Role::Idle(Reason::NoPgq | Reason::OldPgq(_)) => {
+                    return Ok(Ended::Later(self.settings.borrow().check_period));
+                }
+                Role::Idle(Reason::Recovery | Reason::OtherTicker) => STANDBY_LOOK,
+            };
+            tokio::select! {
+                () = self.cancel.cancelled() => return Ok(Ended::Cancelled),
+                end = session.closed() => return Err(Trouble::Lost(end.err())),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// The three loops, as long as the ticking session lives.
+    async fn work(&self, session: Session) -> Result<Ended, Trouble> {
+        let stop = self.cancel.child_token();
+        let maintenance = self.repeat(Chore::Maintenance(Grievances::default()), &stop);
+        let retry = self.repeat(Chore::Retry, &stop);
+        let mut chores = Box::pin(async { tokio::join!(maintenance, retry) });
+        let ended = tokio::select! {
+            ended = self.tick(session) => ended,
+            _ = &mut chores => Ok(Ended::Cancelled),
+        };
+        if matches!(ended, Ok(Ended::Cancelled)) {
+            let _ = tokio::time::timeout(GRACE, chores).await;
+        }
+        ended
+    }
+
+    async fn tick(&self, session: Session) -> Result<Ended, Trouble> {
+        let born = Instant::now();
+        let mut settings = self.settings.clone();
+        let mut ticking = Ticking::start(session).await?;
+        let mut start = Instant::now();
+        loop {
+            ticking.round(&self.tally).await?;
+            let (period, apart, lifetime) = {
+                let now = settings.borrow_and_update();
+                (now.ticker_period, now.min_tick_age, now.connection_lifetime)
+            };
+            if born.elapsed() > lifetime {
+                return Ok(Ended::Renew);
+            }
+            start = next_start(start, period, Instant::now());
+            // Until the next round: ticks on request.
+            loop {
+                let wake = tokio::select! {
+                    () = self.cancel.cancelled() => return Ok(Ended::Cancelled),
+                    Ok(()) = settings.changed() => {
+                        start = Instant::now();
+                        break;
+                    }
+                    wake = ticking.wait(start, apart) => wake?,
+                };
+                match wake {
+                    Wake::Round => break,
+                    Wake::Requested => ticking.requested(&self.tally).await?,
+                }
+            }
+        }
+    }
+
+    /// One chore at the pace of its period; after a failure sooner, but with growing pauses.
+    async fn repeat(&self, mut chore: Chore, stop: &CancellationToken) {
+        let mut settings = self.settings.clone();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut grievances = Grievances::default();
+        let mut start = Instant::now();
+        while !stop.is_cancelled() {
+            let began = start;
+            let again = match chore.step(self, stop).await {
+                Ok(()) => {
+                    grievances.worked(chore.name());
+                    backoff.reset();
+                    None
+                }
+                Err(trouble) => {
+                    self.tally.error();
+                    grievances.failed(chore.name(), in_full(&trouble));
+                    Some(Instant::now() + backoff.next_delay())
+                }
+            };
+            // A changed period counts from the last start; it may be due already.
+            loop {
+                let period = chore.period(&settings.borrow_and_update());
+                start = again.unwrap_or_else(|| next_start(began, period, Instant::now()));
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep_until(start) => break,
+                    Ok(()) = settings.changed() => {}
+                }
+            }
+        }
+    }
+}
+
+/// What is done beside the ticks.
+enum Chore {
+    /// With the operations that are failing.
+    Maintenance(Grievances),
+    Retry,
+}
+
+impl Chore {
+    fn name(&self) -> &'static str {
+        match self {
+            Chore::Maintenance(_) => "maintenance",
+            Chore::Retry => "retry",
+        }
+    }
+
+    fn period(&self, settings: &Settings) -> Duration {
+        match self {
+            Chore::Maintenance(_) => settings.maint_period,
+            Chore::Retry => settings.retry_period,
+        }
+    }
+
+    async fn step(&mut self, of: &Database, stop: &CancellationToken) -> Result<(), Trouble> {
+        match self {
+            Chore::Maintenance(failing) => maint::step(&of.target, &of.tally, failing, stop).await,
+            Chore::Retry => retry::step(&of.target, &of.tally, stop).await,
+        }
+    }
+}
