@@ -21,7 +21,6 @@ use skytide_fixtures::workload::{self, Load, LoadOptions, Mix};
 use skytide_sql::conn::ConnectString;
 use skytide_sql::{QueueName, SlotName, TickId};
 use skytide_wal::walsender::{Client as Replication, LogicalSlot, Mode};
-use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +41,7 @@ type Events = BTreeMap<i64, (u64, String, String)>;
 struct Capture {
     spool: Arc<Spool>,
     cancel: CancellationToken,
-    task: JoinHandle<Result<(), skytide::capture::CaptureError>>,
+    task: tokio::sync::oneshot::Receiver<Result<(), skytide::capture::CaptureError>>,
 }
 
 struct Bench {
@@ -126,12 +125,7 @@ impl Bench {
         let (writer, spool) = Writer::open(settings, self.identity.clone()).unwrap();
         let cancel = CancellationToken::new();
         let signals = Arc::new(Signals::default());
-        let task = tokio::spawn(stream::run(
-            self.settings.clone(),
-            writer,
-            signals,
-            cancel.clone(),
-        ));
+        let task = stream::start(self.settings.clone(), writer, signals, cancel.clone()).unwrap();
         Capture { spool, cancel, task }
     }
 

@@ -367,6 +367,34 @@ async fn a_spool_of_another_queue_is_left_alone() {
     assert_eq!(files(), before);
 }
 
+const SEGMENT_HEAD: usize = 4096;
+const FRAME_HEAD: usize = 40;
+
+/// A frame of a segment file, as docs/format/spool.md draws it: where it begins, and as positions in the spool
+/// its end and what it says was durable.
+struct Frame {
+    start: usize,
+    end: u64,
+    durable: u64,
+}
+
+fn frames(segment: &[u8]) -> Vec<Frame> {
+    let u32_at = |at: usize| u32::from_le_bytes(segment[at..at + 4].try_into().unwrap());
+    let u64_at = |at: usize| u64::from_le_bytes(segment[at..at + 8].try_into().unwrap());
+    let mut frames = Vec::new();
+    let mut start = SEGMENT_HEAD;
+    while start + FRAME_HEAD <= segment.len() && u32_at(start + 4) > 0 {
+        let length = (u32_at(start + 4) as usize).next_multiple_of(8);
+        frames.push(Frame {
+            start,
+            end: u64_at(start + 24) + length as u64,
+            durable: u64_at(start + 32),
+        });
+        start += length;
+    }
+    frames
+}
+
 #[tokio::test]
 async fn rot_in_the_middle_of_the_spool_is_not_cut_off() {
     let (stage, worker) = Stage::replicating(usual()).await;
@@ -376,7 +404,6 @@ async fn rot_in_the_middle_of_the_spool_is_not_cut_off() {
             .await;
     }
     stage.leaf_gets(COUNT, 20).await;
-    worker.stop().await;
     let segment = stage
         .spool()
         .read_dir()
@@ -385,10 +412,26 @@ async fn rot_in_the_middle_of_the_spool_is_not_cut_off() {
         .filter(|p| p.extension().is_some_and(|e| e == "seg"))
         .max()
         .unwrap();
+    // Rot is told from a torn tail by a later frame that says: this was on disk once.
+    let mut id = 100;
+    let victim = wait::until("a frame that a later one vouches for", PATIENCE, async || {
+        let frames = frames(&std::fs::read(&segment)?);
+        let vouched = frames.last().map_or(0, |last| last.durable);
+        let middle = &frames[frames.len() / 2];
+        if middle.end <= vouched {
+            return Ok(Some(middle.start));
+        }
+        id += 1;
+        stage
+            .run("root", &format!("insert into a values ({id}, 'x')"))
+            .await;
+        Ok(None)
+    })
+    .await
+    .unwrap();
+    worker.stop().await;
     let mut bytes = std::fs::read(&segment).unwrap();
-    let end = bytes.iter().rposition(|b| *b != 0).unwrap();
-    let middle = 4096 + (end - 4096) / 2;
-    bytes[middle] ^= 0x40;
+    bytes[victim + FRAME_HEAD] ^= 0x40;
     std::fs::write(&segment, &bytes).unwrap();
     let name = segment.file_name().unwrap().to_str().unwrap();
     stage.worker_stops(&[name, "is corrupt at byte", "resync"]).await;

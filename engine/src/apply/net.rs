@@ -108,6 +108,8 @@ pub(super) struct Net {
     positions: Vec<Position>,
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
+    /// Nothing but inserts of new keys so far: there was nothing to net.
+    only_inserts: bool,
     /// The key just read.
     scratch: Vec<u8>,
     other_key: Vec<u8>,
@@ -122,6 +124,7 @@ impl Net {
             positions: Vec::new(),
             index: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
+            only_inserts: true,
             scratch: Vec::new(),
             other_key: Vec::new(),
         }
@@ -129,6 +132,7 @@ impl Net {
 
     pub fn clear(&mut self) {
         self.formats.fill(Format::Unknown);
+        self.only_inserts = true;
         if self.arena.capacity() + self.positions.capacity() * POSITION_BYTES > KEEP_BYTES {
             self.arena = Vec::new();
             self.positions = Vec::new();
@@ -146,6 +150,11 @@ impl Net {
 
     pub fn bytes(&self) -> usize {
         self.arena.len() + self.positions.len() * POSITION_BYTES
+    }
+
+    /// Whether holding back what is here has gained nothing so far.
+    pub fn only_inserts(&self) -> bool {
+        self.only_inserts
     }
 
     pub fn formats(&self) -> &[Format] {
@@ -192,7 +201,8 @@ impl Net {
             });
             return Ok(Taken::Yes);
         }
-        let (at, _) = self.find_or_add(false)?;
+        let (at, added) = self.find_or_add(false)?;
+        self.only_inserts &= added;
         self.vacate(at);
         self.settle_whole(at, new.as_bytes())?;
         Ok(Taken::Yes)
@@ -202,6 +212,7 @@ impl Net {
         let (OldRow::Key(old) | OldRow::Full(old)) = old;
         self.check(&old)?;
         self.need_key()?;
+        self.only_inserts = false;
         self.read(old, None)?;
         let (at, added) = self.find_or_add(true)?;
         if !added && self.positions[at].row == Row::Gone {
@@ -214,6 +225,7 @@ impl Net {
     pub fn update(&mut self, old: Option<OldRow<'_>>, new: Tuple<'_>) -> Result<Taken, Refused> {
         self.check(&new)?;
         self.need_key()?;
+        self.only_inserts = false;
         let Some(old) = old else {
             let whole = self.read(new, None)?;
             let (at, added) = self.find_or_add(true)?;

@@ -19,6 +19,8 @@ const STATEMENT_BYTES: usize = 4 << 20;
 const ARRAY_ROWS: u32 = 16_384;
 /// Up to so many rows an INSERT costs less than COPY's two round trips.
 const FEW_ROWS: usize = 20;
+/// Inserts without anything to net go out in portions of this, so that the subscriber has work from the start.
+const INSERT_BYTES: usize = 1 << 20;
 /// Work is handed over in messages of about so much.
 const MESSAGE_BYTES: usize = 1 << 20;
 const MESSAGE_OPS: usize = 256;
@@ -235,8 +237,12 @@ impl Run<'_> {
         if exact && !matches!(change, RowChange::Insert { .. }) {
             self.end_table(at)?;
         }
-        self.held_bytes += self.planner.tables[at].net.bytes().saturating_sub(before);
-        if self.held_bytes >= self.planner.chunk_bytes {
+        let net = &self.planner.tables[at].net;
+        self.held_bytes += net.bytes().saturating_sub(before);
+        if net.only_inserts() && net.bytes() >= INSERT_BYTES {
+            self.held_bytes = self.held_bytes.saturating_sub(net.bytes());
+            self.end_table(at)?;
+        } else if self.held_bytes >= self.planner.chunk_bytes {
             self.end_chunk()?;
         }
         Ok(())

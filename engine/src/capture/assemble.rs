@@ -4,8 +4,7 @@
 //! streamed one, goes there in parts as it comes, so memory stays bounded; its commit links the parts.
 //! Rows of `pgq.tick` become tick entries and nothing else of them is kept.
 
-use std::collections::HashMap;
-
+use hashbrown::HashMap;
 use skytide_sql::{Lsn, Oid, TickId, Xid32};
 
 use super::pgoutput::{self, BadMessage, Message, RowKind, Within};

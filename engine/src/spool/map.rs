@@ -81,13 +81,6 @@ impl MapWriter {
         self.map.published.load(Ordering::Relaxed)
     }
 
-    /// All of the segment, published or not.
-    pub fn bytes(&self) -> &[u8] {
-        // SAFETY: the pointer and length are those of the live map. Changes need `&mut self`, so none can happen
-        // while this slice is borrowed.
-        unsafe { std::slice::from_raw_parts(self.map.raw.as_ptr(), self.map.raw.len()) }
-    }
-
     /// Copies `bytes` to `offset`.
     ///
     /// # Panics
@@ -95,27 +88,22 @@ impl MapWriter {
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         self.check_room(offset, bytes.len());
         // SAFETY: the target lies within the map (checked above) and above the published length, where no reader
-        // looks; `&mut self` excludes slices of `bytes()`. Source and target cannot overlap for the same reason.
+        // looks, and `&mut self` excludes a second writer. Nobody has a slice of that part, so source and target
+        // cannot overlap.
         unsafe {
             let target = self.map.raw.as_mut_ptr().add(offset);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
         }
     }
 
-    /// Zeroes everything from `offset` on, touching only pages that are not zero already.
+    /// Zeroes `from..to`.
     ///
     /// # Panics
-    /// If `offset` is below the published length.
-    pub fn clear_from(&mut self, offset: usize) {
+    /// If `from` is below the published length or `to` outside the segment.
+    pub fn clear(&mut self, from: usize, to: usize) {
         const STEP: usize = 4096;
-        let len = self.map.raw.len();
-        let mut at = offset;
-        while at < len {
-            let step = (STEP - at % STEP).min(len - at);
-            if self.bytes()[at..at + step].iter().any(|b| *b != 0) {
-                self.write(at, &[0; STEP][..step]);
-            }
-            at += step;
+        for at in (from..to).step_by(STEP) {
+            self.write(at, &[0; STEP][..STEP.min(to - at)]);
         }
     }
 

@@ -7,13 +7,15 @@
 //! reported to the provider as flushed, so the provider sends it again.
 
 use std::fs::{self, File};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::SpoolError;
 use super::entry::{Entry, TocReader};
 use super::error::Fault;
-use super::format::{FRAME, Fields, Frame, HEADER, Identity, SegmentHeader, SpoolPos};
+use super::format::{Fields, Frame, HEADER, Identity, SegmentHeader, SpoolPos};
 use super::index::{End, SegmentIndex, scan};
 use super::map::{Map, MapWriter};
 use super::segment::{self, Segment};
@@ -56,6 +58,21 @@ pub(super) struct Tail {
     /// Where the next frame goes.
     pub cursor: usize,
     file: File,
+}
+
+impl Tail {
+    /// The file's bytes as they are now, and where the zeros at its end begin.
+    fn bytes(&self) -> Result<(Vec<u8>, usize), SpoolError> {
+        let len = self.header.segment_bytes as usize;
+        let read = || {
+            let used = segment::used_len(&self.file, self.cursor, len)?;
+            // Zeros that are not written to cost no memory.
+            let mut bytes = vec![0; len];
+            self.file.read_exact_at(&mut bytes[..used], 0)?;
+            Ok((bytes, used))
+        };
+        read().map_err(SpoolError::io("read", &self.path))
+    }
 }
 
 /// A segment file whose header is good and whose length is right.
@@ -268,7 +285,7 @@ impl Survey {
             claim = SpoolPos::at(last + 1, segment_bytes, HEADER);
         }
         if let Some(tail) = &self.tail {
-            let bytes = fs::read(&tail.path).map_err(SpoolError::io("read", &tail.path))?;
+            let (bytes, used) = tail.bytes()?;
             if Frame::parse(&bytes, tail.cursor, cut).is_ok() {
                 // It was half there and is whole now: a writer is at work, and this was its end.
                 return Ok(());
@@ -277,13 +294,13 @@ impl Survey {
                 &bytes,
                 tail.header.number,
                 segment_bytes,
-                tail.cursor,
+                tail.cursor..used,
             ));
         }
         for number in &self.doomed {
             let path = segment::segment_path(dir, *number);
             let bytes = fs::read(&path).map_err(SpoolError::io("read", &path))?;
-            claim = claim.max(highest_claim(&bytes, *number, segment_bytes, HEADER));
+            claim = claim.max(highest_claim(&bytes, *number, segment_bytes, HEADER..bytes.len()));
         }
         // A writer at work may have put the missing frame there after we looked, and then claimed it.
         if claim > cut && !self.came_meanwhile(cut)? {
@@ -297,8 +314,7 @@ impl Survey {
         let Some(tail) = &self.tail else {
             return Ok(false);
         };
-        let bytes = fs::read(&tail.path).map_err(SpoolError::io("read", &tail.path))?;
-        Ok(Frame::parse(&bytes, tail.cursor, cut).is_ok())
+        Ok(Frame::parse(&tail.bytes()?.0, tail.cursor, cut).is_ok())
     }
 
     fn judge_without_header(&self, dir: &Path, first_bad: Break) -> Result<(), SpoolError> {
@@ -330,7 +346,9 @@ impl Survey {
             let mut writer = Map::writable(&file, tail.header.segment_bytes as usize)
                 .map_err(SpoolError::io("map", &tail.path))?;
             writer.publish(tail.cursor);
-            writer.clear_from(tail.cursor);
+            let used = segment::used_len(&file, tail.cursor, tail.header.segment_bytes as usize)
+                .map_err(SpoolError::io("read", &tail.path))?;
+            writer.clear(tail.cursor, used);
             let map = Arc::clone(writer.map());
             let segment = Segment::new(
                 tail.header.clone(),
@@ -392,11 +410,11 @@ fn open(found: &Candidate) -> Result<File, SpoolError> {
         .map_err(SpoolError::io("open", &found.path))
 }
 
-/// The farthest position that any whole frame from `from` on says was durable.
-fn highest_claim(bytes: &[u8], number: u64, segment_bytes: u64, from: usize) -> SpoolPos {
+/// The farthest position that any whole frame that begins `within` says was durable.
+fn highest_claim(bytes: &[u8], number: u64, segment_bytes: u64, within: Range<usize>) -> SpoolPos {
     let mut highest = SpoolPos::default();
-    let mut offset = from.next_multiple_of(8);
-    while offset + FRAME <= bytes.len() {
+    let mut offset = within.start.next_multiple_of(8);
+    while offset < within.end {
         let position = SpoolPos::at(number, segment_bytes, offset);
         // The frame's own position is a filter that next to nothing passes by chance.
         let own = bytes.get(offset + 24..).and_then(|b| Fields::new(b).u64());

@@ -115,6 +115,27 @@ pub(super) fn allocate(file: &File, bytes: u64, path: &Path) -> Result<(), Spool
     })
 }
 
+/// Where the last byte that is not zero ends; `from` if none comes after it. Reads backwards from `len`, aside
+/// from any map, so that nothing of an empty tail stays in this process's memory.
+pub(super) fn used_len(file: &File, from: usize, len: usize) -> io::Result<usize> {
+    use std::os::unix::fs::FileExt;
+    const STEP: usize = 256 << 10;
+    let mut block = vec![0; STEP];
+    let zeros = [0; STEP];
+    let mut end = len;
+    while end > from {
+        let start = end.saturating_sub(STEP).max(from);
+        let block = &mut block[..end - start];
+        file.read_exact_at(block, start as u64)?;
+        if *block != zeros[..block.len()] {
+            let last = block.iter().rposition(|b| *b != 0);
+            return Ok(last.map_or(start, |last| start + last + 1));
+        }
+        end = start;
+    }
+    Ok(from)
+}
+
 /// Allocates by writing where the file system cannot fallocate. Keeps what is there.
 fn fill(file: &File, bytes: u64) -> io::Result<()> {
     use std::os::unix::fs::FileExt;

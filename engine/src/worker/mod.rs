@@ -76,6 +76,8 @@ pub enum WorkerError {
     /// Not a failure: the worker must begin anew with other settings of the stream.
     #[error("the stream must start again: {why}")]
     Restart { why: String },
+    #[error("start the capture thread")]
+    Thread(#[source] std::io::Error),
     #[error("event {kind} of the queue cannot be applied: {what}")]
     Event { kind: String, what: String },
     #[error("capture")]
@@ -106,7 +108,7 @@ impl WorkerError {
             WorkerError::Setup { .. } | WorkerError::Restart { .. } | WorkerError::Event { .. } => {
                 Fault::Operator
             }
-            WorkerError::Busy { .. } | WorkerError::Moved { .. } => Fault::Retry,
+            WorkerError::Busy { .. } | WorkerError::Moved { .. } | WorkerError::Thread(_) => Fault::Retry,
             WorkerError::Capture(e) => e.fault(),
             WorkerError::Apply(e) => e.fault(),
             WorkerError::Batch(BatchError::Spool(e)) | WorkerError::Spool(e) => e.fault(),
@@ -212,12 +214,9 @@ async fn run_once(
 
     // Whatever ends first ends all.
     let all = cancel.child_token();
-    let mut capturing = tokio::spawn(capture::stream::run(
-        capture.clone(),
-        writer,
-        Arc::clone(&shared.signals),
-        all.clone(),
-    ));
+    let mut capturing =
+        capture::stream::start(capture.clone(), writer, Arc::clone(&shared.signals), all.clone())
+            .map_err(WorkerError::Thread)?;
     let provider_side = tokio::spawn(provider::run(
         Arc::clone(&shared),
         node.clone(),
@@ -244,14 +243,11 @@ async fn run_once(
     });
     tokio::pin!(replaying);
     let ended = tokio::select! {
-        captured = &mut capturing => match captured {
-            Ok(done) => done.map_err(WorkerError::from),
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        },
+        captured = &mut capturing => captured.expect("capture's thread says how it ended").map_err(WorkerError::from),
         replayed = &mut replaying => replayed.map(|_| ()),
     };
     all.cancel();
-    if !capturing.is_finished() {
+    if !capturing.is_terminated() {
         let _ = capturing.await;
     }
     let _ = provider_side.await;

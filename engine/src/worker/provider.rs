@@ -89,7 +89,8 @@ async fn session(
                     metrics::gauge!(crate::metrics::SLOT_RETAINED).set(bytes as f64);
                 }
             }
-            () = shared.signals.changes.notified() => changes_wait = true,
+            // Changes come by the thousand; one is enough to want a tick.
+            () = shared.signals.changes.notified(), if !changes_wait => changes_wait = true,
             () = shared.tick_wanted.notified() => changes_wait = true,
             () = shared.signals.ticked.notified() => {
                 if asked_after.is_some_and(|tick| shared.signals.last_tick() > tick) {
