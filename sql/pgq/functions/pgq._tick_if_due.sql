@@ -13,7 +13,7 @@ declare
     l_gap       interval;
     l_txid      bigint;
 begin
-    select t.queue_ticker_max_count, t.queue_ticker_max_lag, t.queue_ticker_idle_period,
+    select t.queue_ticker_max_count, t.queue_ticker_max_lag, t.queue_ticker_idle_period, t.queue_data_pfx,
            pgq.seq_getval(t.queue_event_seq) as event_seq
       into q
       from pgq.queue t
@@ -49,6 +49,17 @@ begin
     l_new := coalesce(q.event_seq - l_last.tick_event_seq, 0);
     if l_new < 0 then
         raise warning 'Negative new_events?  old=% cur=%', l_last.tick_event_seq, q.event_seq;
+    end if;
+
+    -- changes of tables that are read from the WAL do not move the event sequence: where the queue is
+    -- published, transactions count instead
+    if l_new < q.queue_ticker_max_count
+        and l_txid - l_last.xmax >= q.queue_ticker_max_count
+        and exists (
+            select 1 from pg_catalog.pg_publication_rel r
+             where r.prrelid = to_regclass(pgq.quote_fqname(q.queue_data_pfx || '_0')))
+    then
+        l_new := l_txid - l_last.xmax;
     end if;
 
     if l_new > 0 then

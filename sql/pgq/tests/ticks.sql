@@ -4,7 +4,7 @@
 select pgq.create_queue('q');
 create function set_times(last interval, gap interval) returns void language plpgsql as $$
 begin
-    delete from pgq.tick where tick_id < (select max(tick_id) - 1 from pgq.tick);
+    delete from pgq.tick where tick_id not in (select tick_id from pgq.tick order by tick_id desc limit 2);
     update pgq.tick set tick_time = now() - last where tick_id = (select max(tick_id) from pgq.tick);
     update pgq.tick set tick_time = now() - last - gap where tick_id < (select max(tick_id) from pgq.tick);
 end $$;
@@ -35,6 +35,29 @@ select pgq.ticker('q') is not null as ticks; rollback;
 \o /dev/null
 begin; select set_times('3 s', '1 s'), new_events(1); \o
 select pgq.ticker('q') is not null as ticks, pgq.ticker() as no_more; rollback;
+
+-- read from the WAL: transactions count where the queue's event tables are published
+create table written (n int);
+create function new_transactions(n int) returns void language plpgsql as $$
+begin
+    for i in 1 .. n loop
+        begin
+            insert into written values (i);
+        exception when others then raise;
+        end;
+    end loop;
+end $$;
+\o /dev/null
+select pgq.ticker('q'); select new_transactions(500); select set_times('0 s', '10 s'); \o
+select pgq.ticker('q') is not null as not_published;
+\o /dev/null
+create publication p for table pgq.event_1_0; \o
+select pgq.ticker('q') is not null as ticks, pgq.ticker() as no_more;
+\o /dev/null
+select new_transactions(400); select set_times('0 s', '10 s'); \o
+select pgq.ticker('q') is not null as not_yet;
+\o /dev/null
+drop publication p; \o
 
 -- at once, and asked for
 select pgq.tick_now('q'), pgq.tick_now('q'), pgq.tick_now('q', '1 hour');
