@@ -17,6 +17,7 @@ to public;
 
 -- reading the node's state, provider's side
 grant execute on function
+    pgq_node._changed(text),
     pgq_node.get_queue_locations(text),
     pgq_node.get_node_info(text),
     pgq_node.get_subscriber_info(text),

@@ -7,7 +7,9 @@ use skytide_sql::api::pgq_node;
 use skytide_sql::conn::{Session, connect};
 use skytide_sql::ident::quote_literal;
 use skytide_sql::{Snapshot, TableName, TickId, Xid};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use tokio_postgres::Notification;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -40,8 +42,10 @@ pub struct Context {
 /// Replays until cancelled.
 pub async fn run(context: &Context, cancel: &CancellationToken) -> Result<(), WorkerError> {
     let settings = &context.shared.settings;
-    let control = connect(&settings.db, &settings.job_name).await?;
+    let mut control = connect(&settings.db, &settings.job_name).await?;
     lock_node(&control, settings).await?;
+    let wishes = control.notifications().unwrap_or_else(|| mpsc::channel(1).1);
+    control.batch_execute("listen pgq_node_changed").await?;
     let applier = Applier::connect(&settings.db, settings.apply.clone()).await?;
     let registry = load_registry(context, &control).await?;
     let state = pgq_node::get_worker_state(&*control, &settings.queue).await?;
@@ -56,6 +60,7 @@ pub async fn run(context: &Context, cancel: &CancellationToken) -> Result<(), Wo
         context,
         copies: Copies::new(cancel),
         control,
+        wishes,
         applier,
         registry,
         follower,
@@ -167,6 +172,8 @@ struct Replay<'a> {
     context: &'a Context,
     /// For everything but batches; holds the node's lock.
     control: Session,
+    /// Somebody changed the node's tables or paused it.
+    wishes: mpsc::Receiver<Notification>,
     applier: Applier,
     registry: Registry,
     follower: Follower,
@@ -225,6 +232,11 @@ impl Replay<'_> {
                 () = cancel.cancelled() => {}
                 () = published => {}
                 () = sleep_until(next) => {}
+                Some(wish) = self.wishes.recv() => {
+                    if wish.payload() == self.settings().queue.as_str() {
+                        self.reload_at = Instant::now();
+                    }
+                }
                 handover = self.copies.handovers.recv() => if let Some(handover) = handover {
                     self.hand_over(handover).await?;
                 }

@@ -16,6 +16,9 @@ begin
         ret_note := 'No such table: ' || l_fqname;
         return;
     end if;
+    if i_merge_state is null then
+        perform pgq_node._changed(i_queue_name); -- a new copy is wanted
+    end if;
     ret_code := 200;
     ret_note := 'Table ' || l_fqname || ' state set to ' || quote_nullable(i_merge_state);
 end;

@@ -26,6 +26,7 @@ begin
     update pgq_node.local_state
        set paused = i_paused, uptodate = false
      where queue_name = i_queue_name and consumer_name = i_consumer_name;
+    perform pgq_node._changed(i_queue_name);
     ret_code := 200;
     ret_note := 'Consumer ' || i_consumer_name || ' tagged as ' || l_word;
 end;
