@@ -101,6 +101,11 @@ grant execute on function
     londiste.get_valid_pending_fkeys(text),
     londiste.drop_table_fkey(text, text),
     londiste.restore_table_fkey(text, text, boolean),
+    londiste._partition_suffix(text),
+    londiste.create_partition(text, text, text, text, timestamptz, text),
+    londiste.is_obsolete_partition(text, interval, text),
+    londiste.list_obsolete_partitions(text, interval, text),
+    londiste.drop_obsolete_partitions(text, interval, text),
     londiste.root_notify_change(text, text, text),
     londiste.set_session_replication_role(text, boolean)
 to londiste_writer;
