@@ -6,12 +6,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::{env, fs};
 
-const MODULES: [&str; 3] = ["pgq", "pgq_node", "londiste"];
+const MODULES: [&str; 5] = ["pgq", "pgq_coop", "pgq_ext", "pgq_node", "londiste"];
 const PINNED: &str = "security definer set search_path = pg_catalog, pg_temp;";
 
 fn main() {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
-    let mut out = String::from("static EMBEDDED: [Embedded; 3] = [\n");
+    let mut out = format!("static EMBEDDED: [Embedded; {}] = [\n", MODULES.len());
     for module in MODULES {
         println!("cargo:rerun-if-changed={module}");
         embed(&Path::new(&root).join(module), module, &mut out);

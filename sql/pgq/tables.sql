@@ -7,7 +7,7 @@ create schema if not exists pgq;
 grant usage on schema pgq to public;
 
 -- Which Skytide module this database has. Kept by the installer.
---   module        pgq, pgq_node, londiste
+--   module        pgq, pgq_coop, pgq_ext, pgq_node, londiste
 --   version       the program that installed it
 --   checksum      of the module's scripts, so that an unchanged module is left alone
 --   catalog       of the functions as they came out, so that a later change is noticed

@@ -34,16 +34,26 @@ struct Script {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Module {
     Pgq,
+    PgqCoop,
+    PgqExt,
     PgqNode,
     Londiste,
 }
 
 impl Module {
-    pub const ALL: [Module; 3] = [Module::Pgq, Module::PgqNode, Module::Londiste];
+    pub const ALL: [Module; 5] = [
+        Module::Pgq,
+        Module::PgqCoop,
+        Module::PgqExt,
+        Module::PgqNode,
+        Module::Londiste,
+    ];
 
     pub const fn schema(self) -> &'static str {
         match self {
             Module::Pgq => "pgq",
+            Module::PgqCoop => "pgq_coop",
+            Module::PgqExt => "pgq_ext",
             Module::PgqNode => "pgq_node",
             Module::Londiste => "londiste",
         }

@@ -10,8 +10,8 @@ use super::{Context, Outcome};
 
 /// Put the SQL modules into a database, or upgrade them
 ///
-/// Schemas pgq, pgq_node and londiste, their functions, roles and grants, all in one transaction, verified
-/// at its end. A second run changes nothing. The user must own the database, and be allowed to create
+/// Schemas pgq, pgq_coop, pgq_ext, pgq_node and londiste, their functions, roles and grants, all in one
+/// transaction, verified at its end. A second run changes nothing. The user must own the database, and be allowed to create
 /// roles unless pgq_reader, pgq_writer, pgq_admin, londiste_reader and londiste_writer exist. Replicating
 /// into the database needs a superuser as the owner of the functions, or from PostgreSQL 15 on:
 /// grant set on parameter session_replication_role.

@@ -6,7 +6,7 @@ create or replace function pgq.unregister_consumer(x_queue_name text, x_consumer
 returns integer as $$
 declare
     l_sub       record;
-    l_removed   integer;
+    l_removed   integer[];
 begin
     select s.sub_id, s.sub_queue, s.sub_consumer
       into l_sub
@@ -27,17 +27,18 @@ begin
            and m.sub_consumer <> l_sub.sub_consumer
            and starts_with(x_consumer_name, c.co_name || '.'))
     then
+        l_removed := array[l_sub.sub_consumer];
         delete from pgq.subscription
          where sub_queue = l_sub.sub_queue and sub_consumer = l_sub.sub_consumer;
-        return 1;
+    else
+        delete from pgq.retry_queue where ev_owner = l_sub.sub_id;
+        with gone as (
+            delete from pgq.subscription where sub_id = l_sub.sub_id returning sub_consumer)
+        select array_agg(g.sub_consumer) into l_removed from gone g;
     end if;
-
-    delete from pgq.retry_queue where ev_owner = l_sub.sub_id;
-    delete from pgq.subscription where sub_id = l_sub.sub_id;
-    get diagnostics l_removed = row_count;
-    delete from pgq.consumer
-     where co_id = l_sub.sub_consumer
-       and not exists (select 1 from pgq.subscription s where s.sub_consumer = l_sub.sub_consumer);
-    return l_removed;
+    delete from pgq.consumer c
+     where c.co_id = any (l_removed)
+       and not exists (select 1 from pgq.subscription s where s.sub_consumer = c.co_id);
+    return cardinality(l_removed);
 end;
 $$ language plpgsql security definer set search_path = pg_catalog, pg_temp;

@@ -1,0 +1,33 @@
+-- pgq_coop.unregister_subconsumer(queue, consumer, subconsumer, batch handling): take a subconsumer away
+--   batch handling  1: its open batch is dropped, and the events stay unprocessed; else it is refused
+--   returns         1; 0 if it was not registered
+--   errors          subconsumer has active batch
+create or replace function pgq_coop.unregister_subconsumer(
+    i_queue_name text, i_consumer_name text, i_subconsumer_name text, i_batch_handling integer)
+returns integer as $$
+declare
+    s   record;
+begin
+    select u.sub_queue, u.sub_consumer, u.sub_batch
+      into s
+      from pgq.queue q
+      join pgq.consumer mc on mc.co_name = i_consumer_name
+      join pgq.subscription m on m.sub_queue = q.queue_id and m.sub_consumer = mc.co_id
+      join pgq.consumer c on c.co_name = i_consumer_name || '.' || i_subconsumer_name
+      join pgq.subscription u on u.sub_queue = q.queue_id and u.sub_consumer = c.co_id and u.sub_id = m.sub_id
+     where q.queue_name = i_queue_name
+       for update of u, c;
+    if not found then
+        return 0;
+    end if;
+    if s.sub_batch is not null and i_batch_handling is distinct from 1 then
+        raise exception 'subconsumer has active batch';
+    end if;
+    delete from pgq.subscription
+     where sub_queue = s.sub_queue and sub_consumer = s.sub_consumer;
+    delete from pgq.consumer
+     where co_id = s.sub_consumer
+       and not exists (select 1 from pgq.subscription o where o.sub_consumer = s.sub_consumer);
+    return 1;
+end;
+$$ language plpgsql security definer set search_path = pg_catalog, pg_temp;
