@@ -56,6 +56,8 @@ to public;
 grant execute on function
     pgq.insert_event(text, text, text),
     pgq.insert_event(text, text, text, text, text, text, text),
+    pgq.insert_events(text, text, text[]),
+    pgq.insert_events(text, text[], text[], text[], text[], text[], text[]),
     pgq.current_event_table(text)
 to pgq_writer;
 

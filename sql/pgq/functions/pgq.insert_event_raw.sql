@@ -14,9 +14,6 @@ declare
     i_queue_name    alias for $1;
     q               record;
     l_id            bigint;
-    l_counter       text;
-    l_count         text[];
-    l_inserted      bigint := 1;
 begin
     if i_queue_name is null then
         raise exception 'Queue name must not be NULL';
@@ -39,16 +36,7 @@ begin
     end if;
 
     if q.queue_per_tx_limit >= 0 then
-        -- counts "transaction:table:events" in a setting that ends with the transaction
-        l_counter := 'pgq.tx_events_' || q.queue_id;
-        l_count := string_to_array(current_setting(l_counter, true), ':');
-        if l_count[1] = txid_current()::text and l_count[2] = q.queue_cur_table::text then
-            l_inserted := l_count[3]::bigint + 1;
-        end if;
-        if l_inserted > q.queue_per_tx_limit then
-            raise exception 'Queue ''%'' allows max % events from one TX', i_queue_name, q.queue_per_tx_limit;
-        end if;
-        perform set_config(l_counter, txid_current() || ':' || q.queue_cur_table || ':' || l_inserted, true);
+        perform pgq._count_in_transaction(i_queue_name, q.queue_id, q.queue_cur_table, q.queue_per_tx_limit, 1);
     end if;
 
     l_id := coalesce($2, q.next_id);
