@@ -37,7 +37,9 @@ grant select on pgq.queue, pgq.consumer, pgq.tick, pgq.subscription to public, p
 grant select, insert, update, delete on pgq.queue, pgq.consumer, pgq.tick, pgq.subscription to pgq_admin;
 grant select on pgq.event_template to pgq_reader;
 grant select, insert, truncate on pgq.event_template to pgq_admin;
-grant select, insert, update, delete on pgq.retry_queue to pgq_admin;
+grant select, insert, update, delete on pgq.retry_queue, pgq.delayed_event to pgq_admin;
+grant select on pgq.dead_letter to pgq_reader;
+grant select, insert, update, delete on pgq.dead_letter to pgq_admin;
 grant select on pgq.skytide_module to public;
 
 -- everybody: information
@@ -49,7 +51,8 @@ grant execute on function
     pgq.get_queue_info(text),
     pgq.get_consumer_info(),
     pgq.get_consumer_info(text),
-    pgq.get_consumer_info(text, text)
+    pgq.get_consumer_info(text, text),
+    pgq.get_dead_letter_info()
 to public;
 
 -- producing
@@ -58,6 +61,8 @@ grant execute on function
     pgq.insert_event(text, text, text, text, text, text, text),
     pgq.insert_events(text, text, text[]),
     pgq.insert_events(text, text[], text[], text[], text[], text[], text[]),
+    pgq.insert_event_at(text, timestamptz, text, text, text, text, text, text),
+    pgq.cancel_event_at(text, bigint),
     pgq.current_event_table(text)
 to pgq_writer;
 
@@ -80,6 +85,10 @@ grant execute on function
     pgq.event_retry(bigint, bigint, timestamptz),
     pgq.event_retry(bigint, bigint, integer),
     pgq.batch_retry(bigint, integer),
+    pgq.event_nack(bigint, bigint, text),
+    pgq.event_nack(bigint, bigint[], text),
+    pgq.event_dead(bigint, bigint, text),
+    pgq.get_dead_letters(text, text, bigint, integer),
     pgq.force_tick(text),
     pgq.want_tick(text)
 to pgq_reader;
@@ -97,6 +106,12 @@ grant execute on function
     pgq.insert_event_raw(text, bigint, timestamptz, integer, integer, text, text, text, text, text, text),
     pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text),
     pgq.maint_retry_events(),
+    pgq._deliver_delayed(integer),
+    pgq._require_read_committed(text),
+    pgq.dead_letter_replay(bigint),
+    pgq.dead_letter_replay(text, text),
+    pgq.dead_letter_purge(bigint),
+    pgq.dead_letter_purge(text, text, interval),
     pgq.ticker(),
     pgq.ticker(text),
     pgq.ticker(text, bigint, timestamptz, bigint),

@@ -37,6 +37,10 @@ create table if not exists pgq.skytide_module (
 --   queue_per_tx_limit         most events one transaction may insert; null or negative: no limit
 --   queue_data_pfx, queue_event_seq, queue_tick_seq   names of the queue's objects, unquoted
 --   queue_extra_maint          functions that maintenance calls with the queue's name
+--   queue_max_retries          pgq.event_nack retries an event so often, then it is a dead letter; negative:
+--                              no limit. pgq.event_retry knows no limit
+--   queue_retry_delay          … the first time after this time, which doubles with each …
+--   queue_retry_max_delay      … up to this
 create table if not exists pgq.queue (
     queue_id                    serial,
     queue_name                  text        not null,
@@ -60,6 +64,12 @@ create table if not exists pgq.queue (
     constraint queue_pkey primary key (queue_id),
     constraint queue_name_uq unique (queue_name)
 );
+
+-- Skytide's additions
+alter table pgq.queue
+    add column if not exists queue_max_retries      integer     not null default 5,
+    add column if not exists queue_retry_delay      interval    not null default '10 seconds',
+    add column if not exists queue_retry_max_delay  interval    not null default '1 hour';
 
 -- Names of consumers, shared by all queues. A row goes with its last subscription.
 create table if not exists pgq.consumer (
@@ -141,3 +151,43 @@ create table if not exists pgq.retry_queue (
     constraint rq_queue_id_fkey foreign key (ev_queue) references pgq.queue (queue_id)
 );
 create index if not exists rq_retry_idx on pgq.retry_queue (ev_retry_after);
+
+-- Events that failed too often for one consumer. Kept until they are replayed or purged, also when the
+-- consumer is gone.
+--   dl_consumer     the main one, where subconsumers share the work
+--   dl_reason       what the consumer said the last time
+create table if not exists pgq.dead_letter (
+    dl_id           bigserial,
+    dl_time         timestamptz not null default now(),
+    dl_queue        integer     not null,
+    dl_consumer     text        not null,
+    dl_reason       text,
+    ev_id           bigint      not null,
+    ev_time         timestamptz not null,
+    ev_retry        integer,
+    ev_type         text,
+    ev_data         text,
+    ev_extra1       text,
+    ev_extra2       text,
+    ev_extra3       text,
+    ev_extra4       text,
+    constraint dead_letter_pkey primary key (dl_id),
+    constraint dead_letter_event_uq unique (dl_queue, dl_consumer, ev_id),
+    constraint dead_letter_queue_fkey foreign key (dl_queue) references pgq.queue (queue_id)
+);
+
+-- Events that are in no batch before their time.
+create table if not exists pgq.delayed_event (
+    ev_deliver_at   timestamptz not null,
+    ev_queue        integer     not null,
+    ev_id           bigint      not null,
+    ev_type         text,
+    ev_data         text,
+    ev_extra1       text,
+    ev_extra2       text,
+    ev_extra3       text,
+    ev_extra4       text,
+    constraint delayed_event_pkey primary key (ev_queue, ev_id),
+    constraint delayed_event_queue_fkey foreign key (ev_queue) references pgq.queue (queue_id)
+);
+create index if not exists delayed_event_due_idx on pgq.delayed_event (ev_deliver_at);

@@ -1,4 +1,4 @@
--- pgq.drop_queue(queue, force): remove a queue and its events
+-- pgq.drop_queue(queue, force): remove a queue and its events, dead letters and delayed events
 --   returns  1
 --   errors   No such event queue; consumers still attached, unless forced: then they are unregistered
 create or replace function pgq.drop_queue(x_queue_name text, x_force boolean) returns integer as $$
@@ -36,6 +36,8 @@ begin
     execute format('drop sequence %s', pgq.quote_fqname(q.queue_event_seq));
     delete from pgq.tick where tick_queue = q.queue_id;
     delete from pgq.retry_queue where ev_queue = q.queue_id;
+    delete from pgq.dead_letter where dl_queue = q.queue_id;
+    delete from pgq.delayed_event where ev_queue = q.queue_id;
     delete from pgq.queue where queue_id = q.queue_id;
     return 1;
 end;

@@ -1,6 +1,6 @@
 -- pgq.set_queue_config(queue, parameter, value): change one setting
 --   parameters  ticker_max_count, ticker_max_lag, ticker_idle_period, ticker_paused, rotation_period,
---               external_ticker
+--               external_ticker; Skytide's additions: max_retries, retry_delay, retry_max_delay
 --   returns     1
 --   errors      Invalid NULL value; No such event queue; cannot change parameter; bad value
 create or replace function pgq.set_queue_config(x_queue_name text, x_param_name text, x_param_value text)
@@ -21,6 +21,9 @@ begin
         when 'ticker_paused' then 'boolean'
         when 'rotation_period' then 'interval'
         when 'external_ticker' then 'boolean'
+        when 'max_retries' then 'integer'
+        when 'retry_delay' then 'interval'
+        when 'retry_max_delay' then 'interval'
     end;
     if l_type is null then
         raise exception 'cannot change parameter "%"', x_param_name;

@@ -26,3 +26,17 @@ select ev_id from pgq.get_batch_events(4);
 select pgq.event_retry(3, 2, 0);
 select pgq.unregister_consumer('q', 'c');
 select count(*) from pgq.retry_queue;
+-- a queue that takes no inserts, and a limit for producers, hold nothing up
+\o /dev/null
+select pgq.create_queue('closed'), pgq.create_queue('narrow');
+select pgq.register_consumer('closed', 'e'), pgq.register_consumer('narrow', 'e');
+select pgq.event_retry_raw(q, 'e', now(), null, now(), 1, 'type', 'data', null, null, null, null)
+  from unnest('{closed,narrow,narrow,narrow}'::text[]) q;
+update pgq.queue set queue_disable_insert = true where queue_name = 'closed';
+update pgq.queue set queue_per_tx_limit = 1 where queue_name = 'narrow';
+\o
+select pgq.maint_retry_events() as moved;
+select count(*) as kept from pgq.retry_queue;
+begin isolation level repeatable read;
+select pgq.maint_retry_events();
+rollback;
