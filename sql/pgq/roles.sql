@@ -52,7 +52,9 @@ grant execute on function
     pgq.get_consumer_info(),
     pgq.get_consumer_info(text),
     pgq.get_consumer_info(text, text),
-    pgq.get_dead_letter_info()
+    pgq.get_dead_letter_info(),
+    pgq._full_txid(xid),
+    pgq.get_rotation_blockers(text)
 to public;
 
 -- producing
@@ -71,6 +73,11 @@ grant execute on function
     pgq.register_consumer(text, text),
     pgq.register_consumer_at(text, text, bigint),
     pgq.unregister_consumer(text, text),
+    pgq.seek_consumer(text, text, bigint),
+    pgq.seek_consumer(text, text, timestamptz),
+    pgq.purge_consumer(text, text),
+    pgq.pause_consumer(text, text),
+    pgq.resume_consumer(text, text),
     pgq.next_batch(text, text),
     pgq.next_batch_info(text, text),
     pgq.next_batch_custom(text, text, interval, integer, interval),

@@ -99,6 +99,7 @@ create sequence if not exists pgq.batch_id_seq;
 --   sub_last_tick   last finished tick; null for a subconsumer that has nothing to do
 --   sub_active      last registering, taking or finishing of a batch
 --   sub_batch       open batch, which ends at sub_next_tick
+--   sub_paused      no new batches (Skytide's addition)
 create table if not exists pgq.subscription (
     sub_id          serial      not null,
     sub_queue       integer     not null,
@@ -112,6 +113,8 @@ create table if not exists pgq.subscription (
     constraint sub_queue_fkey foreign key (sub_queue) references pgq.queue (queue_id),
     constraint sub_consumer_fkey foreign key (sub_consumer) references pgq.consumer (co_id)
 ) with (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+
+alter table pgq.subscription add column if not exists sub_paused boolean not null default false;
 
 -- Parent of every event table; holds no rows itself.
 --   ev_id       from the queue's sequence. Not unique: a retried event keeps it

@@ -2,7 +2,8 @@
 --   min lag        only if the batch ends at least this long ago
 --   min count      only if it has about so many events …
 --   min interval   … or spans so much time
---   out            one row, all null if there is none. An open batch is given again, unchanged
+--   out            one row, all null if there is none or the consumer is paused. An open batch is given
+--                  again, unchanged
 --   errors         Not subscriber to queue; PgQ corruption
 --   hazard         two sessions may call it for one consumer: the update takes the place only if the
 --                  position is still the one that was read, else all is read again
@@ -19,7 +20,7 @@ declare
     l_batch bigint;
 begin
     loop
-        select u.sub_queue, u.sub_consumer, u.sub_last_tick, u.sub_batch,
+        select u.sub_queue, u.sub_consumer, u.sub_last_tick, u.sub_batch, u.sub_paused,
                p.tick_id as prev_id, p.tick_time as prev_time, p.tick_event_seq as prev_seq,
                c.tick_id as cur_id, c.tick_time as cur_time, c.tick_event_seq as cur_seq
           into s
@@ -45,6 +46,10 @@ begin
             prev_tick_id := s.prev_id;
             prev_tick_time := s.prev_time;
             prev_tick_event_seq := s.prev_seq;
+            return;
+        end if;
+
+        if s.sub_paused then
             return;
         end if;
 

@@ -10,7 +10,8 @@ declare
     l_consumer_id   integer;
     l_tick          bigint;
 begin
-    select q.queue_id into l_queue_id from pgq.queue q where q.queue_name = x_queue_name;
+    -- the lock keeps rotation from taking the tick away between the look at it and the commit
+    select q.queue_id into l_queue_id from pgq.queue q where q.queue_name = x_queue_name for key share;
     if not found then
         raise exception 'Event queue not created yet';
     end if;

@@ -2,7 +2,7 @@
 --   open the group's next batch of a wanted size for a subconsumer
 --   min …          as pgq.next_batch_custom
 --   dead interval  remove one other subconsumer that was not active for so long, and take its batch over
---   returns        batch id; null if there is none yet. An open batch is given again
+--   returns        batch id; null if there is none yet, or the consumer or subconsumer is paused. An open batch is given again
 --   errors         main consumer has batch open; those of pgq.next_batch_custom
 --   note           registers consumer and subconsumer if need be. Batches of a group are worked on in
 --                  parallel, in no order
@@ -31,7 +31,7 @@ begin
             if m.sub_batch is not null then
                 raise exception 'main consumer has batch open?';
             end if;
-            select u.sub_consumer, u.sub_batch
+            select u.sub_consumer, u.sub_batch, u.sub_paused
               into s
               from pgq.subscription u
               join pgq.consumer c on c.co_id = u.sub_consumer
@@ -48,6 +48,9 @@ begin
            set sub_active = now()
          where sub_queue = m.sub_queue and sub_consumer = s.sub_consumer;
         return s.sub_batch;
+    end if;
+    if s.sub_paused then
+        return null;
     end if;
 
     if i_dead_interval is not null then

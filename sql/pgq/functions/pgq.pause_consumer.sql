@@ -1,0 +1,24 @@
+-- pgq.pause_consumer(queue, consumer): give a consumer no new batches (Skytide's addition)
+--   returns  1; 0 if it was paused
+--   errors   Not subscriber to queue
+--   note     an open batch is given again and can be finished. A main consumer stops its subconsumers
+--   hazard   a paused consumer holds rotation back like any that does not move
+create or replace function pgq.pause_consumer(i_queue_name text, i_consumer_name text) returns integer as $$
+declare
+    s   record;
+begin
+    select u.sub_queue, u.sub_consumer, u.sub_paused into s
+      from pgq.subscription u
+      join pgq.queue q on q.queue_id = u.sub_queue
+      join pgq.consumer c on c.co_id = u.sub_consumer
+     where q.queue_name = i_queue_name and c.co_name = i_consumer_name
+       for update of u;
+    if not found then
+        raise exception 'Not subscriber to queue: %/%', i_queue_name, i_consumer_name;
+    end if;
+    update pgq.subscription
+       set sub_paused = true
+     where sub_queue = s.sub_queue and sub_consumer = s.sub_consumer and not sub_paused;
+    return found::integer;
+end;
+$$ language plpgsql security definer set search_path = pg_catalog, pg_temp;
