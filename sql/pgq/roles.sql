@@ -35,6 +35,7 @@ revoke all on all functions in schema pgq from public;
 -- tables
 grant select on pgq.queue, pgq.consumer, pgq.tick, pgq.subscription to public, pgq_reader;
 grant select, insert, update, delete on pgq.queue, pgq.consumer, pgq.tick, pgq.subscription to pgq_admin;
+grant select on pgq.subscriber, pgq.position, pgq.position_switch to public;
 grant select on pgq.event_template to pgq_reader;
 grant select, insert, truncate on pgq.event_template to pgq_admin;
 grant select, insert, update, delete on pgq.retry_queue, pgq.delayed_event to pgq_admin;
@@ -82,6 +83,7 @@ grant execute on function
     pgq.next_batch_info(text, text),
     pgq.next_batch_custom(text, text, interval, integer, interval),
     pgq.find_tick_helper(integer, bigint, timestamptz, bigint, bigint, interval),
+    pgq._batch(bigint),
     pgq.batch_event_sql(bigint),
     pgq.batch_event_tables(bigint),
     pgq.get_batch_events(bigint),
@@ -128,6 +130,8 @@ grant execute on function
     pgq.maint_operations(),
     pgq.maint_rotate_tables_step1(text),
     pgq.maint_rotate_tables_step2(),
+    pgq._positions_are_due(),
+    pgq.maint_rotate_positions(),
     pgq.maint_tables_to_vacuum(),
     pgq.seq_setval(text, bigint)
 to pgq_admin;

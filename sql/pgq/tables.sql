@@ -94,27 +94,89 @@ create table if not exists pgq.tick (
 
 create sequence if not exists pgq.batch_id_seq;
 
--- A consumer's position in a queue. Updated twice a batch, so pages keep room for new row versions.
+-- A consumer of a queue: what hardly changes. Its position is in pgq.position, pgq.subscription shows both.
 --   sub_id          owner of retried events; subconsumers of one group share it
---   sub_last_tick   last finished tick; null for a subconsumer that has nothing to do
---   sub_active      last registering, taking or finishing of a batch
---   sub_batch       open batch, which ends at sub_next_tick
 --   sub_paused      no new batches (Skytide's addition)
-create table if not exists pgq.subscription (
-    sub_id          serial      not null,
+do $$
+begin
+    -- one table once held both
+    if exists (select 1 from pg_catalog.pg_class c where c.oid = to_regclass('pgq.subscription') and c.relkind = 'r') then
+        alter table pgq.subscription rename to subscriber;
+        alter table pgq.subscriber reset (fillfactor, autovacuum_vacuum_threshold, autovacuum_vacuum_scale_factor);
+    end if;
+end;
+$$;
+create sequence if not exists pgq.subscription_sub_id_seq as integer;
+create table if not exists pgq.subscriber (
+    sub_id          integer     not null default nextval('pgq.subscription_sub_id_seq'),
     sub_queue       integer     not null,
     sub_consumer    integer     not null,
-    sub_last_tick   bigint,
-    sub_active      timestamptz not null default now(),
-    sub_batch       bigint,
-    sub_next_tick   bigint,
     constraint subscription_pkey primary key (sub_queue, sub_consumer),
-    constraint subscription_batch_idx unique (sub_batch),
     constraint sub_queue_fkey foreign key (sub_queue) references pgq.queue (queue_id),
     constraint sub_consumer_fkey foreign key (sub_consumer) references pgq.consumer (co_id)
-) with (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+);
+alter sequence pgq.subscription_sub_id_seq owned by pgq.subscriber.sub_id;
+alter table pgq.subscriber add column if not exists sub_paused boolean not null default false;
 
-alter table pgq.subscription add column if not exists sub_paused boolean not null default false;
+-- Positions of consumers: a row is inserted for each change, none is updated or deleted, the newest one
+-- counts. So an old snapshot does not make taking batches slower and slower, as dead versions of one row
+-- would. The tables take turns like event tables: see pgq.maint_rotate_positions.
+--   pos_table       which of them
+--   pos_nr          1, 2, 3 … a consumer
+--   pos_last_tick   last finished tick; null for a subconsumer that has nothing to do
+--   pos_active      last registering, taking or finishing of a batch
+--   pos_batch       open batch, which ends at pos_next_tick
+create table if not exists pgq.position (
+    pos_table       smallint    not null,
+    pos_queue       integer     not null,
+    pos_consumer    integer     not null,
+    pos_nr          bigint      not null,
+    pos_last_tick   bigint,
+    pos_active      timestamptz not null,
+    pos_batch       bigint,
+    pos_next_tick   bigint,
+    constraint position_pkey primary key (pos_queue, pos_consumer, pos_nr, pos_table)
+) partition by list (pos_table);
+create table if not exists pgq.position_0 partition of pgq.position for values in (0);
+create table if not exists pgq.position_1 partition of pgq.position for values in (1);
+create table if not exists pgq.position_2 partition of pgq.position for values in (2);
+create index if not exists position_batch_idx on pgq.position (pos_batch) where pos_batch is not null;
+
+-- Which of them receives positions now. One row.
+create table if not exists pgq.position_switch (
+    pos_table       smallint    not null,
+    switch_time     timestamptz not null default now()
+);
+insert into pgq.position_switch (pos_table)
+select 0 where not exists (select 1 from pgq.position_switch);
+
+do $$
+begin
+    if exists (
+        select 1 from pg_catalog.pg_attribute a
+         where a.attrelid = 'pgq.subscriber'::regclass and a.attname = 'sub_last_tick' and not a.attisdropped)
+    then
+        insert into pgq.position
+        select w.pos_table, s.sub_queue, s.sub_consumer, 1, s.sub_last_tick, s.sub_active, s.sub_batch, s.sub_next_tick
+          from pgq.subscriber s, pgq.position_switch w;
+        alter table pgq.subscriber
+            drop column sub_last_tick, drop column sub_active, drop column sub_batch, drop column sub_next_tick;
+    end if;
+end;
+$$;
+
+-- The table that programs know, to look at and to correct by hand.
+--   sub_nr      which position of the consumer this is
+create or replace view pgq.subscription as
+    select s.sub_id, s.sub_queue, s.sub_consumer, p.pos_last_tick as sub_last_tick, p.pos_active as sub_active,
+           p.pos_batch as sub_batch, p.pos_next_tick as sub_next_tick, s.sub_paused, p.pos_nr as sub_nr
+      from pgq.subscriber s
+     cross join lateral (
+            select n.pos_last_tick, n.pos_active, n.pos_batch, n.pos_next_tick, n.pos_nr
+              from pgq.position n
+             where n.pos_queue = s.sub_queue and n.pos_consumer = s.sub_consumer
+             order by n.pos_nr desc
+             limit 1) p;
 
 -- Parent of every event table; holds no rows itself.
 --   ev_id       from the queue's sequence. Not unique: a retried event keeps it

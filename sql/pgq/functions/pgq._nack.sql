@@ -15,15 +15,14 @@ begin
     select u.sub_id, u.sub_queue, coalesce(i_limit, q.queue_max_retries) as max_retries,
            q.queue_retry_delay, q.queue_retry_max_delay,
            (select c.co_name
-              from pgq.subscription m
+              from pgq.subscriber m
               join pgq.consumer c on c.co_id = m.sub_consumer
              where m.sub_queue = u.sub_queue and m.sub_id = u.sub_id
              order by length(c.co_name)
              limit 1) as consumer
       into s
-      from pgq.subscription u
-      join pgq.queue q on q.queue_id = u.sub_queue
-     where u.sub_batch = i_batch_id;
+      from pgq._batch(i_batch_id) u
+      join pgq.queue q on q.queue_id = u.sub_queue;
     if not found then
         raise exception 'event not found';
     end if;

@@ -13,13 +13,14 @@ declare
     l_select    text;
     l_sql       text[] := '{}';
 begin
-    select s.sub_id, p.tick_snapshot as prev, c.tick_snapshot as cur
+    select s.sub_id,
+           (select t.tick_snapshot from pgq.tick t
+             where t.tick_queue = s.sub_queue and t.tick_id = s.sub_last_tick) as prev,
+           (select t.tick_snapshot from pgq.tick t
+             where t.tick_queue = s.sub_queue and t.tick_id = s.sub_next_tick) as cur
       into b
-      from pgq.subscription s
-      join pgq.tick p on p.tick_queue = s.sub_queue and p.tick_id = s.sub_last_tick
-      join pgq.tick c on c.tick_queue = s.sub_queue and c.tick_id = s.sub_next_tick
-     where s.sub_batch = x_batch_id;
-    if not found then
+      from pgq._batch(x_batch_id) s;
+    if b.prev is null or b.cur is null then
         raise exception 'batch not found';
     end if;
 

@@ -8,9 +8,8 @@ declare
 begin
     select t.queue_data_pfx as pfx, t.queue_ntables as ntables, t.queue_cur_table as cur
       into q
-      from pgq.subscription s
-      join pgq.queue t on t.queue_id = s.sub_queue
-     where s.sub_batch = x_batch_id;
+      from pgq._batch(x_batch_id) s
+      join pgq.queue t on t.queue_id = s.sub_queue;
     if not found then
         raise exception 'Cannot find data for batch %', x_batch_id;
     end if;

@@ -18,13 +18,13 @@ begin
     if coalesce(x_force, false) then
         for s in
             select c.co_name
-              from pgq.subscription t
+              from pgq.subscriber t
               join pgq.consumer c on c.co_id = t.sub_consumer
              where t.sub_queue = q.queue_id
         loop
             perform pgq.unregister_consumer(x_queue_name, s.co_name);
         end loop;
-    elsif exists (select 1 from pgq.subscription t where t.sub_queue = q.queue_id) then
+    elsif exists (select 1 from pgq.subscriber t where t.sub_queue = q.queue_id) then
         raise exception 'cannot drop queue, consumers still attached';
     end if;
 

@@ -4,24 +4,24 @@
 create or replace function pgq.event_retry(x_batch_id bigint, x_event_id bigint, x_retry_time timestamptz)
 returns integer as $$
 begin
-    if not exists (select 1 from pgq.subscription s where s.sub_batch = x_batch_id) then
+    if not exists (select 1 from pgq._batch(x_batch_id)) then
         raise exception 'event not found';
     end if;
     insert into pgq.retry_queue (ev_retry_after, ev_queue, ev_id, ev_time, ev_txid, ev_owner, ev_retry,
                                  ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)
     select x_retry_time, s.sub_queue, e.ev_id, e.ev_time, null, s.sub_id, coalesce(e.ev_retry, 0) + 1,
            e.ev_type, e.ev_data, e.ev_extra1, e.ev_extra2, e.ev_extra3, e.ev_extra4
-      from pgq.subscription s
+      from pgq._batch(x_batch_id) s
      cross join lateral pgq.get_batch_events(s.sub_batch) e
-     where s.sub_batch = x_batch_id and e.ev_id = x_event_id
+     where e.ev_id = x_event_id
     on conflict do nothing;
     if found then
         return 1;
     end if;
     if not exists (
         select 1 from pgq.retry_queue r
-          join pgq.subscription s on s.sub_id = r.ev_owner
-         where s.sub_batch = x_batch_id and r.ev_id = x_event_id)
+          join pgq._batch(x_batch_id) s on s.sub_id = r.ev_owner
+         where r.ev_id = x_event_id)
     then
         raise exception 'event not found';
     end if;

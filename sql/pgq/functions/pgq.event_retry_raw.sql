@@ -13,7 +13,7 @@ declare
 begin
     select u.sub_id, u.sub_queue, q.queue_event_seq
       into s
-      from pgq.subscription u
+      from pgq.subscriber u
       join pgq.queue q on q.queue_id = u.sub_queue
       join pgq.consumer c on c.co_id = u.sub_consumer
      where q.queue_name = x_queue and c.co_name = x_consumer;

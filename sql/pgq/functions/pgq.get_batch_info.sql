@@ -5,15 +5,20 @@ create or replace function pgq.get_batch_info(
     out queue_name text, out consumer_name text, out batch_start timestamptz, out batch_end timestamptz,
     out prev_tick_id bigint, out tick_id bigint, out lag interval, out seq_start bigint, out seq_end bigint)
 as $$
+declare
+    l_queue_id  integer;
 begin
-    select q.queue_name, c.co_name, p.tick_time, t.tick_time, s.sub_last_tick, s.sub_next_tick,
-           current_timestamp - t.tick_time, p.tick_event_seq, t.tick_event_seq
-      into queue_name, consumer_name, batch_start, batch_end, prev_tick_id, tick_id, lag, seq_start, seq_end
-      from pgq.subscription s
+    select q.queue_id, q.queue_name, c.co_name, s.sub_last_tick, s.sub_next_tick
+      into l_queue_id, queue_name, consumer_name, prev_tick_id, tick_id
+      from pgq._batch(x_batch_id) s
       join pgq.queue q on q.queue_id = s.sub_queue
-      join pgq.consumer c on c.co_id = s.sub_consumer
-      join pgq.tick p on p.tick_queue = s.sub_queue and p.tick_id = s.sub_last_tick
-      join pgq.tick t on t.tick_queue = s.sub_queue and t.tick_id = s.sub_next_tick
-     where s.sub_batch = x_batch_id;
+      join pgq.consumer c on c.co_id = s.sub_consumer;
+    select t.tick_time, t.tick_event_seq into batch_start, seq_start
+      from pgq.tick t
+     where t.tick_queue = l_queue_id and t.tick_id = prev_tick_id;
+    select t.tick_time, t.tick_event_seq into batch_end, seq_end
+      from pgq.tick t
+     where t.tick_queue = l_queue_id and t.tick_id = get_batch_info.tick_id;
+    lag := current_timestamp - batch_end;
 end;
 $$ language plpgsql security definer set search_path = pg_catalog, pg_temp;

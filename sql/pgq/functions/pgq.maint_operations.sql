@@ -23,6 +23,12 @@ begin
         return next;
     end if;
 
+    if pgq._positions_are_due() then
+        func_name := 'pgq.maint_rotate_positions';
+        func_arg := null;
+        return next;
+    end if;
+
     return query
     select m.name, q.queue_name
       from pgq.queue q

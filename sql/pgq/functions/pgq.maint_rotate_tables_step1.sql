@@ -10,6 +10,7 @@ declare
     l_lowest    bigint;
     l_xmin      bigint;
     l_next      integer;
+    l_positions bigint[];
 begin
     select t.queue_id, t.queue_switch_step1, t.queue_switch_step2, t.queue_cur_table, t.queue_ntables,
            t.queue_data_pfx
@@ -58,13 +59,14 @@ begin
      where queue_id = q.queue_id;
 
     -- old ticks go with the events, but never the newest one nor one that is somebody's position
+    select array_agg(s.sub_last_tick) || array_agg(s.sub_next_tick) into l_positions
+      from pgq.subscription s
+     where s.sub_queue = q.queue_id;
     delete from pgq.tick t
      where t.tick_queue = q.queue_id
        and txid_snapshot_xmin(t.tick_snapshot) < q.queue_switch_step2
        and t.tick_id < (select max(n.tick_id) from pgq.tick n where n.tick_queue = q.queue_id)
-       and not exists (
-            select 1 from pgq.subscription s
-             where s.sub_queue = q.queue_id and t.tick_id in (s.sub_last_tick, s.sub_next_tick));
+       and t.tick_id <> all (array_remove(coalesce(l_positions, '{}'), null));
     return 0;
 end;
 $$ language plpgsql;

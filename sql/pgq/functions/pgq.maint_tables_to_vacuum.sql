@@ -10,7 +10,7 @@ begin
       from unnest(
             array['pgq', 'pgq', 'pgq', 'pgq', 'pgq', 'pgq', 'pgq', 'pgq_ext', 'pgq_ext', 'pgq_ext', 'pgq_ext',
                   'pgq_node', 'londiste', 'txid', 'londiste'],
-            array['subscription', 'consumer', 'queue', 'tick', 'retry_queue', 'dead_letter', 'delayed_event',
+            array['subscriber', 'consumer', 'queue', 'tick', 'retry_queue', 'dead_letter', 'delayed_event',
                   'completed_tick', 'completed_batch', 'completed_event', 'partial_batch',
                   'local_state', 'seq_info', 'epoch', 'completed']) with ordinality as w (nsp, rel, nr)
       join pg_catalog.pg_namespace n on n.nspname = w.nsp

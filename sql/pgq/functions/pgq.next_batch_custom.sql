@@ -5,8 +5,8 @@
 --   out            one row, all null if there is none or the consumer is paused. An open batch is given
 --                  again, unchanged
 --   errors         Not subscriber to queue; PgQ corruption
---   hazard         two sessions may call it for one consumer: the update takes the place only if the
---                  position is still the one that was read, else all is read again
+--   hazard         two sessions may call it for one consumer: the new position is taken only if the one that
+--                  was read is still the newest, else all is read again
 create or replace function pgq.next_batch_custom(
     in i_queue_name text, in i_consumer_name text,
     in i_min_lag interval, in i_min_count integer, in i_min_interval interval,
@@ -16,36 +16,39 @@ create or replace function pgq.next_batch_custom(
 as $$
 declare
     s       record;
+    l_prev  record;
     l_next  record;
     l_batch bigint;
 begin
     loop
-        select u.sub_queue, u.sub_consumer, u.sub_last_tick, u.sub_batch, u.sub_paused,
-               p.tick_id as prev_id, p.tick_time as prev_time, p.tick_event_seq as prev_seq,
-               c.tick_id as cur_id, c.tick_time as cur_time, c.tick_event_seq as cur_seq
+        select u.sub_queue, u.sub_consumer, u.sub_last_tick, u.sub_batch, u.sub_next_tick, u.sub_paused, u.sub_nr
           into s
           from pgq.queue q
           join pgq.subscription u on u.sub_queue = q.queue_id
           join pgq.consumer o on o.co_id = u.sub_consumer
-          left join pgq.tick p on p.tick_queue = u.sub_queue and p.tick_id = u.sub_last_tick
-          left join pgq.tick c on c.tick_queue = u.sub_queue and c.tick_id = u.sub_next_tick
          where q.queue_name = i_queue_name and o.co_name = i_consumer_name;
         if not found then
             raise exception 'Not subscriber to queue: %/%', i_queue_name, i_consumer_name;
         end if;
-        if s.prev_id is null then
+        -- not joined above: with old statistics that reads all ticks of the queue
+        select t.tick_id, t.tick_time, t.tick_event_seq
+          into l_prev
+          from pgq.tick t
+         where t.tick_queue = s.sub_queue and t.tick_id = s.sub_last_tick;
+        if not found then
             raise exception 'PgQ corruption: Consumer % on queue % does not see tick %',
                     i_consumer_name, i_queue_name, s.sub_last_tick;
         end if;
 
         if s.sub_batch is not null then
             batch_id := s.sub_batch;
-            cur_tick_id := s.cur_id;
-            cur_tick_time := s.cur_time;
-            cur_tick_event_seq := s.cur_seq;
-            prev_tick_id := s.prev_id;
-            prev_tick_time := s.prev_time;
-            prev_tick_event_seq := s.prev_seq;
+            select t.tick_id, t.tick_time, t.tick_event_seq
+              into cur_tick_id, cur_tick_time, cur_tick_event_seq
+              from pgq.tick t
+             where t.tick_queue = s.sub_queue and t.tick_id = s.sub_next_tick;
+            prev_tick_id := l_prev.tick_id;
+            prev_tick_time := l_prev.tick_time;
+            prev_tick_event_seq := l_prev.tick_event_seq;
             return;
         end if;
 
@@ -63,7 +66,7 @@ begin
         else
             select h.next_tick_id as tick_id, h.next_tick_time as tick_time, h.next_tick_seq as tick_event_seq
               into l_next
-              from pgq.find_tick_helper(s.sub_queue, s.prev_id, s.prev_time, s.prev_seq,
+              from pgq.find_tick_helper(s.sub_queue, l_prev.tick_id, l_prev.tick_time, l_prev.tick_event_seq,
                                         i_min_count, i_min_interval) h;
         end if;
         if l_next.tick_id is null or now() - l_next.tick_time < i_min_lag then
@@ -71,18 +74,14 @@ begin
         end if;
 
         l_batch := nextval('pgq.batch_id_seq');
-        update pgq.subscription u
-           set sub_batch = l_batch, sub_next_tick = l_next.tick_id, sub_active = now()
-         where u.sub_queue = s.sub_queue and u.sub_consumer = s.sub_consumer
-           and u.sub_batch is null and u.sub_last_tick = s.sub_last_tick;
-        if found then
+        if pgq._put_position(s.sub_queue, s.sub_consumer, s.sub_nr, s.sub_last_tick, l_batch, l_next.tick_id) then
             batch_id := l_batch;
             cur_tick_id := l_next.tick_id;
             cur_tick_time := l_next.tick_time;
             cur_tick_event_seq := l_next.tick_event_seq;
-            prev_tick_id := s.prev_id;
-            prev_tick_time := s.prev_time;
-            prev_tick_event_seq := s.prev_seq;
+            prev_tick_id := l_prev.tick_id;
+            prev_tick_time := l_prev.tick_time;
+            prev_tick_event_seq := l_prev.tick_event_seq;
             return;
         end if;
     end loop;

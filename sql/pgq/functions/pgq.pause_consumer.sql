@@ -8,7 +8,7 @@ declare
     s   record;
 begin
     select u.sub_queue, u.sub_consumer, u.sub_paused into s
-      from pgq.subscription u
+      from pgq.subscriber u
       join pgq.queue q on q.queue_id = u.sub_queue
       join pgq.consumer c on c.co_id = u.sub_consumer
      where q.queue_name = i_queue_name and c.co_name = i_consumer_name
@@ -16,7 +16,7 @@ begin
     if not found then
         raise exception 'Not subscriber to queue: %/%', i_queue_name, i_consumer_name;
     end if;
-    update pgq.subscription
+    update pgq.subscriber
        set sub_paused = true
      where sub_queue = s.sub_queue and sub_consumer = s.sub_consumer and not sub_paused;
     return found::integer;

@@ -27,12 +27,10 @@ begin
     end if;
 
     if exists (
-        select 1 from pgq.subscription s where s.sub_queue = l_queue_id and s.sub_consumer = l_consumer_id)
+        select 1 from pgq.subscriber s where s.sub_queue = l_queue_id and s.sub_consumer = l_consumer_id)
     then
         if x_tick_pos is not null then
-            update pgq.subscription
-               set sub_last_tick = x_tick_pos, sub_batch = null, sub_next_tick = null, sub_active = now()
-             where sub_queue = l_queue_id and sub_consumer = l_consumer_id;
+            perform pgq._put_position(l_queue_id, l_consumer_id, null, x_tick_pos, null, null);
         end if;
         return 0;
     end if;
@@ -41,8 +39,8 @@ begin
     if l_tick is null then
         raise exception 'No ticks for this queue.  Please run ticker on database.';
     end if;
-    insert into pgq.subscription (sub_queue, sub_consumer, sub_last_tick)
-    values (l_queue_id, l_consumer_id, l_tick);
+    insert into pgq.subscriber (sub_queue, sub_consumer) values (l_queue_id, l_consumer_id);
+    perform pgq._put_position(l_queue_id, l_consumer_id, null, l_tick, null, null);
     return 1;
 end;
 $$ language plpgsql security definer set search_path = pg_catalog, pg_temp;

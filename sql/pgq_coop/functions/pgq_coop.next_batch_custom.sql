@@ -19,34 +19,36 @@ declare
     l_next  record;
 begin
     loop
-        -- one at a time a group: the lock on the main row is what all the rest relies on
-        select u.sub_id, u.sub_queue, u.sub_consumer, u.sub_batch
+        -- one at a time a group: the lock on the main row is what all the rest relies on. Positions are read
+        -- by the next statements, whose snapshots are younger than it
+        select u.sub_id, u.sub_queue, u.sub_consumer
           into m
-          from pgq.subscription u
+          from pgq.subscriber u
           join pgq.queue q on q.queue_id = u.sub_queue
           join pgq.consumer c on c.co_id = u.sub_consumer
          where q.queue_name = i_queue_name and c.co_name = i_consumer_name
-           for update of u;
+           for no key update of u;
         if found then
-            if m.sub_batch is not null then
+            if exists (
+                select 1 from pgq.subscription u
+                 where u.sub_queue = m.sub_queue and u.sub_consumer = m.sub_consumer and u.sub_batch is not null)
+            then
                 raise exception 'main consumer has batch open?';
             end if;
-            select u.sub_consumer, u.sub_batch, u.sub_paused
+            select u.sub_consumer, u.sub_batch, u.sub_last_tick, u.sub_next_tick, u.sub_paused, u.sub_nr
               into s
               from pgq.subscription u
               join pgq.consumer c on c.co_id = u.sub_consumer
              where u.sub_queue = m.sub_queue and u.sub_id = m.sub_id
-               and c.co_name = i_consumer_name || '.' || i_subconsumer_name
-               for update of u;
+               and c.co_name = i_consumer_name || '.' || i_subconsumer_name;
             exit when found;
         end if;
         perform pgq_coop.register_subconsumer(i_queue_name, i_consumer_name, i_subconsumer_name);
     end loop;
 
     if s.sub_batch is not null then
-        update pgq.subscription
-           set sub_active = now()
-         where sub_queue = m.sub_queue and sub_consumer = s.sub_consumer;
+        perform pgq._put_position(m.sub_queue, s.sub_consumer, s.sub_nr,
+                                  s.sub_last_tick, s.sub_batch, s.sub_next_tick);
         return s.sub_batch;
     end if;
     if s.sub_paused then
@@ -54,26 +56,27 @@ begin
     end if;
 
     if i_dead_interval is not null then
-        select u.sub_consumer, u.sub_batch, u.sub_last_tick, u.sub_next_tick
+        select u.sub_consumer, u.sub_batch, u.sub_last_tick, u.sub_next_tick, u.sub_nr, u.sub_active
           into l_dead
           from pgq.subscription u
          where u.sub_queue = m.sub_queue and u.sub_id = m.sub_id
            and u.sub_consumer not in (m.sub_consumer, s.sub_consumer)
            and u.sub_active < now() - i_dead_interval
          order by u.sub_batch nulls last
-         limit 1
-           for update of u;
-        if found then
-            delete from pgq.subscription
+         limit 1;
+        -- this takes its position from it: it is alive if it moved meanwhile
+        if found
+            and pgq._put_position(m.sub_queue, l_dead.sub_consumer, l_dead.sub_nr, null, null, null,
+                                  l_dead.sub_active)
+        then
+            delete from pgq.subscriber
              where sub_queue = m.sub_queue and sub_consumer = l_dead.sub_consumer;
             delete from pgq.consumer c
              where c.co_id = l_dead.sub_consumer
-               and not exists (select 1 from pgq.subscription o where o.sub_consumer = c.co_id);
+               and not exists (select 1 from pgq.subscriber o where o.sub_consumer = c.co_id);
             if l_dead.sub_batch is not null then
-                update pgq.subscription
-                   set sub_batch = l_dead.sub_batch, sub_last_tick = l_dead.sub_last_tick,
-                       sub_next_tick = l_dead.sub_next_tick, sub_active = now()
-                 where sub_queue = m.sub_queue and sub_consumer = s.sub_consumer;
+                perform pgq._put_position(m.sub_queue, s.sub_consumer, s.sub_nr,
+                                          l_dead.sub_last_tick, l_dead.sub_batch, l_dead.sub_next_tick);
                 return l_dead.sub_batch;
             end if;
         end if;
@@ -88,10 +91,8 @@ begin
 
     -- the group moves on; the batch lives in the subconsumer's row from here
     perform pgq.finish_batch(l_next.batch_id);
-    update pgq.subscription
-       set sub_batch = l_next.batch_id, sub_last_tick = l_next.prev_tick_id,
-           sub_next_tick = l_next.cur_tick_id, sub_active = now()
-     where sub_queue = m.sub_queue and sub_consumer = s.sub_consumer;
+    perform pgq._put_position(m.sub_queue, s.sub_consumer, s.sub_nr,
+                              l_next.prev_tick_id, l_next.batch_id, l_next.cur_tick_id);
     return l_next.batch_id;
 end;
 $$ language plpgsql security definer set search_path = pg_catalog, pg_temp;
