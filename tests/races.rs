@@ -278,6 +278,91 @@ async fn two_sessions_of_a_consumer_get_the_same_batch() {
     assert_eq!(second.await.unwrap().unwrap().get::<_, i64>(0), batch);
 }
 
+/// Prevents: a batch that is finished twice moves its consumer twice.
+#[tokio::test]
+async fn the_second_to_finish_a_batch_finds_it_finished() {
+    let (server, client) = arena().await;
+    consumer_with_two_ticks(&client).await;
+    int(&client, "select pgq.next_batch('q', 'c')").await;
+    let first = session(&server).await;
+    first.batch_execute("begin").await.unwrap();
+    assert_eq!(int(&first, "select pgq.finish_batch(1)::int8").await, 1);
+    let second = blocked(
+        &client,
+        session(&server).await,
+        "select pgq.finish_batch(1)::int8",
+    )
+    .await;
+    first.batch_execute("commit").await.unwrap();
+    assert_eq!(second.await.unwrap().unwrap().get::<_, i64>(0), 0);
+    assert_eq!(
+        int(&client, "select sub_last_tick from pgq.subscription").await,
+        2
+    );
+}
+
+/// Prevents: a consumer with an old snapshot takes a batch that is finished, as it cannot see the newest
+/// position.
+#[tokio::test]
+async fn a_move_from_a_position_that_is_old_is_refused() {
+    let (server, client) = arena().await;
+    consumer_with_two_ticks(&client).await;
+    let old = session(&server).await;
+    old.batch_execute("begin isolation level repeatable read; select 1 from pgq.queue")
+        .await
+        .unwrap();
+    client
+        .batch_execute("select pgq.finish_batch(pgq.next_batch('q', 'c'))")
+        .await
+        .unwrap();
+    let refused = old
+        .batch_execute("select pgq.next_batch('q', 'c')")
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE));
+}
+
+/// Prevents: positions are truncated away under a move that is not committed yet.
+#[tokio::test]
+async fn positions_take_turns_only_between_moves() {
+    let (server, client) = arena().await;
+    consumer_with_two_ticks(&client).await;
+    let mover = session(&server).await;
+    mover.batch_execute("begin").await.unwrap();
+    int(&mover, "select pgq.next_batch('q', 'c')").await;
+    let rotate = async || {
+        client
+            .batch_execute(
+                "insert into pgq.position select pos_table, 0, 0, i, i, now() from pgq.position_switch, \
+                     generate_series((select coalesce(max(pos_nr), 0) + 1 from pgq.position where pos_queue = 0), \
+                                     (select coalesce(max(pos_nr), 0) + 20000 from pgq.position where pos_queue = 0)) i; \
+                 update pgq.position_switch set switch_time = now() - interval '1 hour'",
+            )
+            .await
+            .unwrap();
+        client
+            .batch_execute("select pgq.maint_rotate_positions()")
+            .await
+            .unwrap();
+        int(&client, "select pos_table::int8 from pgq.position_switch").await
+    };
+    assert_eq!(rotate().await, 0);
+    mover.batch_execute("commit").await.unwrap();
+    for turn in [1, 2, 0, 1] {
+        assert_eq!(rotate().await, turn);
+        assert_eq!(int(&client, "select pgq.next_batch('q', 'c')").await, 1);
+    }
+}
+
+async fn consumer_with_two_ticks(client: &Client) {
+    for sql in [
+        "select pgq.register_consumer('q', 'c')",
+        "select pgq.tick_now('q')",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
+}
+
 /// Prevents: whoever comes second gets a unique violation.
 #[tokio::test]
 async fn the_second_to_make_a_queue_or_consumer_finds_it_made() {
