@@ -100,7 +100,10 @@ create sequence if not exists pgq.batch_id_seq;
 do $$
 begin
     -- one table once held both
-    if exists (select 1 from pg_catalog.pg_class c where c.oid = to_regclass('pgq.subscription') and c.relkind = 'r') then
+    if exists (
+        select 1 from pg_catalog.pg_class c
+         where c.oid = to_regclass('pgq.subscription') and c.relkind = 'r')
+    then
         alter table pgq.subscription rename to subscriber;
         alter table pgq.subscriber reset (fillfactor, autovacuum_vacuum_threshold, autovacuum_vacuum_scale_factor);
     end if;

@@ -1,6 +1,7 @@
 -- pgq.get_dead_letter_info(): how many dead letters there are, of which queue and consumer (Skytide's addition)
 create or replace function pgq.get_dead_letter_info(
-    out queue_name text, out consumer_name text, out dead_letters bigint, out oldest timestamptz, out newest timestamptz)
+    out queue_name text, out consumer_name text,
+    out dead_letters bigint, out oldest timestamptz, out newest timestamptz)
 returns setof record as $$
 begin
     return query

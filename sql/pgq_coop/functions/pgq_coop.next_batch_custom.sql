@@ -2,7 +2,8 @@
 --   open the group's next batch of a wanted size for a subconsumer
 --   min …          as pgq.next_batch_custom
 --   dead interval  remove one other subconsumer that was not active for so long, and take its batch over
---   returns        batch id; null if there is none yet, or the consumer or subconsumer is paused. An open batch is given again
+--   returns        batch id; null if there is none yet, or the consumer or subconsumer is paused. An open
+--                  batch is given again
 --   errors         main consumer has batch open; those of pgq.next_batch_custom
 --   note           registers consumer and subconsumer if need be. Batches of a group are worked on in
 --                  parallel, in no order
