@@ -95,6 +95,15 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    pub fn at_least(what: impl Into<String>, limit: f64, seen: f64, unit: &str) -> Verdict {
+        Verdict {
+            what: what.into(),
+            wanted: format!("≥ {limit} {unit}"),
+            seen: format!("{seen:.1} {unit}"),
+            met: seen >= limit,
+        }
+    }
+
     pub fn at_most(what: impl Into<String>, limit: f64, seen: f64, unit: &str) -> Verdict {
         Verdict {
             what: what.into(),

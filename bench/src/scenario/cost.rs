@@ -15,6 +15,40 @@ enum Follower {
     /// Capture into the spool; apply rests, as it would on another machine.
     Skytide,
     Native,
+    /// Events written by a capture trigger; nobody reads them.
+    Trigger { function: &'static str, compiled: bool },
+}
+
+impl Follower {
+    const ALL: [Follower; 6] = [
+        Follower::Nobody,
+        Follower::Skytide,
+        Follower::Native,
+        Follower::Trigger {
+            function: "jsontriga",
+            compiled: true,
+        },
+        Follower::Trigger {
+            function: "logutriga",
+            compiled: true,
+        },
+        Follower::Trigger {
+            function: "jsontriga",
+            compiled: false,
+        },
+    ];
+
+    fn name(self) -> String {
+        match self {
+            Follower::Nobody => "nobody follows".into(),
+            Follower::Skytide => "skytide captures".into(),
+            Follower::Native => "native replicates (and applies)".into(),
+            Follower::Trigger { function, compiled } => {
+                let how = if compiled { "compiled for the table" } else { "general" };
+                format!("trigger {function}, {how}")
+            }
+        }
+    }
 }
 
 pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
@@ -32,9 +66,10 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
              update load set a = a + 1, v = 'a changed row ' || :k where id = :k;\n"
         ),
     )?;
-    let mut rates: Vec<(Follower, Vec<f64>)> = [Follower::Nobody, Follower::Skytide, Follower::Native]
-        .map(|f| (f, Vec::new()))
-        .into();
+    rig.on_provider
+        .batch_execute("select pgq.create_queue('captured')")
+        .await?;
+    let mut rates: Vec<(Follower, Vec<f64>)> = Follower::ALL.map(|f| (f, Vec::new())).into();
     for _ in 0..effort.reps {
         for (follower, seen) in &mut rates {
             match follower {
@@ -44,17 +79,33 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
                     rig.stop_worker().await?;
                     rig.set_native(true).await?;
                 }
+                Follower::Trigger { function, compiled } => {
+                    rig.stop_worker().await?;
+                    rig.on_provider
+                        .batch_execute(&format!(
+                            "create trigger capture after insert or update or delete on load \
+                             for each row execute function pgq.{function}('captured')"
+                        ))
+                        .await?;
+                    if *compiled {
+                        let compile = "select pgq.compile_trigger('load', 'capture')";
+                        let done: bool = rig.on_provider.query_one(compile, &[]).await?.get(0);
+                        anyhow::ensure!(done, "the trigger was not compiled");
+                    }
+                }
             }
             let mark = rig.mark().await?;
             match follower {
-                Follower::Nobody => {}
+                Follower::Nobody | Follower::Trigger { .. } => {}
                 Follower::Skytide => rig.wait_spooled().await?,
                 Follower::Native => rig.wait_mark(crate::rig::Peer::Native, mark).await?,
             }
             rig.checkpoint().await?;
             seen.push(transactions(&rig, &script, seconds).await?);
-            if *follower == Follower::Native {
-                rig.set_native(false).await?;
+            match follower {
+                Follower::Native => rig.set_native(false).await?,
+                Follower::Trigger { .. } => rig.on_provider.batch_execute("drop trigger capture on load").await?,
+                Follower::Nobody | Follower::Skytide => {}
             }
         }
     }
@@ -62,7 +113,7 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
     findings.note(format!(
         "Single-row updates by 8 clients for {seconds} s, commits wait for the disk, wal_level = logical in all cases. \
          Reader and writers share the processors, so this is CPU taken from users as well as their own extra work. \
-         Triggers are not measured: capture by triggers is not part of this version."
+         Triggers write an event a row into a queue that nobody reads."
     ));
     let nobody = rates.first().map(|(_, r)| r.clone()).unwrap_or_default();
     let lines: Vec<Vec<String>> = rates
@@ -70,11 +121,7 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
         .map(|(follower, seen)| {
             let ratios: Vec<f64> = seen.iter().zip(&nobody).map(|(a, b)| a / b).collect();
             vec![
-                match follower {
-                    Follower::Nobody => "nobody follows".to_owned(),
-                    Follower::Skytide => "skytide captures".to_owned(),
-                    Follower::Native => "native replicates (and applies)".to_owned(),
-                },
+                follower.name(),
                 thousands(median(seen)),
                 spread(&ratios),
             ]

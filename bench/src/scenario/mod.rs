@@ -5,6 +5,7 @@ mod catch_up;
 mod copy;
 mod cost;
 mod latency;
+mod parser;
 
 use crate::figures::Findings;
 
@@ -36,18 +37,21 @@ pub enum Scenario {
     Latency,
     /// Decoding into the spool.
     Capture,
+    /// Decoding alone, from memory.
+    Parser,
     /// What capture costs the provider's users.
     Cost,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 7] = [
+    pub const ALL: [Scenario; 8] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
         Scenario::Copy,
         Scenario::Latency,
         Scenario::Capture,
+        Scenario::Parser,
         Scenario::Cost,
     ];
 
@@ -59,6 +63,7 @@ impl Scenario {
             Scenario::Copy => "copy",
             Scenario::Latency => "latency",
             Scenario::Capture => "capture",
+            Scenario::Parser => "parser",
             Scenario::Cost => "cost",
         }
     }
@@ -71,6 +76,7 @@ impl Scenario {
             Scenario::Copy => "Initial copy",
             Scenario::Latency => "Latency",
             Scenario::Capture => "Capture",
+            Scenario::Parser => "Decoding alone",
             Scenario::Cost => "Cost for the provider",
         }
     }
@@ -83,6 +89,7 @@ impl Scenario {
             Scenario::Copy => Box::pin(copy::run(effort)).await,
             Scenario::Latency => Box::pin(latency::run(effort)).await,
             Scenario::Capture => Box::pin(capture::run(effort)).await,
+            Scenario::Parser => parser::run(effort),
             Scenario::Cost => Box::pin(cost::run(effort)).await,
         }
     }
