@@ -52,11 +52,29 @@ grant execute on function
     pgq.get_consumer_info(text, text)
 to public;
 
+-- everybody: a trigger runs as whoever changes the table; the right to produce is asked for by insert_event
+grant execute on function
+    pgq._capture(text, text, text, text, oid, text, text, text[], text, text, text, text),
+    pgq._row_values(text, integer),
+    pgq._exact_text(anyelement),
+    pgq._encode_row(text, text[], oid[], text[], boolean[]),
+    pgq._urlencode(text),
+    pgq._urlencode_all(text),
+    pgq._json_value(oid, text),
+    pgq._values_differ(oid, text, text, text),
+    pgq._send_override(text[], text[], oid, text, anyelement),
+    pgq._quote_columns(text, text[])
+to public;
+
 -- producing
 grant execute on function
     pgq.insert_event(text, text, text),
     pgq.insert_event(text, text, text, text, text, text, text),
-    pgq.current_event_table(text)
+    pgq.current_event_table(text),
+    pgq.jsontriga(),
+    pgq.logutriga(),
+    pgq.sqltriga(),
+    pgq.logtriga()
 to pgq_writer;
 
 -- consuming

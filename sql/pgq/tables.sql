@@ -141,3 +141,18 @@ create table if not exists pgq.retry_queue (
     constraint rq_queue_id_fkey foreign key (ev_queue) references pgq.queue (queue_id)
 );
 create index if not exists rq_retry_idx on pgq.retry_queue (ev_retry_after);
+
+-- Rows of so many text columns, for pgq._row_values.
+do $$
+declare
+    l_columns   integer;
+begin
+    foreach l_columns in array array[48, 256, 1600] loop
+        if to_regtype('pgq._row_' || l_columns) is null then
+            execute format('create type pgq._row_%s as (%s)', l_columns,
+                           (select string_agg(format('f%s text', f.nr), ', ' order by f.nr)
+                              from generate_series(1, l_columns) as f (nr)));
+        end if;
+    end loop;
+end;
+$$;

@@ -1,0 +1,15 @@
+-- pgq.logtriga(queue, column spec [, table]): TODO
+create or replace function pgq.logtriga() returns trigger as $$
+begin
+    if tg_when <> 'AFTER' then
+        raise exception 'pgq.logtriga must be fired AFTER';
+    end if;
+    if tg_nargs not in (2, 3) then
+        raise exception 'pgq.logtriga must be used with 2 or 3 args';
+    end if;
+    perform pgq._capture(
+        'colspec', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
+        old::text, new::text, null, null);
+    return null;
+end;
+$$ language plpgsql;
