@@ -55,9 +55,8 @@ to public;
 -- everybody: a trigger runs as whoever changes the table; the right to produce is asked for by insert_event
 grant execute on function
     pgq._capture(text, text, text, text, oid, text, text, text[], text, text, text, text),
-    pgq._row_values(text, integer),
+    pgq._row_values(text),
     pgq._exact_text(anyelement),
-    pgq._encode_row(text, text[], oid[], text[], boolean[]),
     pgq._urlencode(text),
     pgq._urlencode_all(text),
     pgq._json_value(oid, text),

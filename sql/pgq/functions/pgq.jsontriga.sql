@@ -3,7 +3,10 @@ create or replace function pgq.jsontriga() returns trigger as $$
 declare
     l_event text[];
 begin
-    if tg_op = 'UPDATE' and current_setting('extra_float_digits')::integer < 1 then
+    if tg_level = 'ROW'
+        and (current_setting('datestyle') !~ '^ISO'
+             or (tg_op = 'UPDATE' and current_setting('extra_float_digits')::integer < 1))
+    then
         l_event := pgq._capture(
             'json', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
             old::text, new::text, pgq._exact_text(old), pgq._exact_text(new));
