@@ -176,7 +176,7 @@ begin
 
     if i_op = 'TRUNCATE' then
         f[1] := case l_format
-            when 'json' then '{"op":"TRUNCATE","table":[' || to_json(i_schema) || ',' || to_json(i_table) || ']}'
+            when 'json' then '{"op":"TRUNCATE","table":[' || to_json(i_schema) || ',' || to_json(i_table) || '],"pkey":[]}'
             else 'R'
         end;
         f[2] := case l_format when 'json' then '{}' else '' end;

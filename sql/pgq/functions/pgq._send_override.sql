@@ -28,6 +28,9 @@ begin
          order by a.nr
          limit 1;
         continue when not found;
+        if l_expr ~ '^\s*$' then
+            l_expr := 'null';   -- an empty select list was taken for null
+        end if;
         execute 'select array(select array[case when num_nulls(s.v) = 0 then format(''%s'', s.v) end,'
                 || ' pg_typeof(s.v)::oid::text] from '
                 || case when i_relid is null then '' else format('(select ($1).*) as %I, lateral ', i_table) end

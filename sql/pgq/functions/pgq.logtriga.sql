@@ -1,4 +1,7 @@
--- pgq.logtriga(queue, column spec [, table]): TODO
+-- pgq.logtriga(queue, column spec [, table]): capture trigger of PgQ 1, as pgq.sqltriga
+--   column spec   a letter for each column: k key, v value, i not in the event; further columns are i
+--   table         not used, the event has the table's real name
+--   errors        not AFTER; no k; a k without a column; a key changes
 create or replace function pgq.logtriga() returns trigger as $$
 begin
     if tg_when <> 'AFTER' then

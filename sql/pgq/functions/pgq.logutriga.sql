@@ -1,4 +1,18 @@
--- pgq.logutriga(): TODO
+-- pgq.logutriga(queue, arguments…): capture trigger; events carry the row in URL encoding
+--   attach   for each row on insert, update, delete, before or after (or instead of, on a view); for each statement
+--            on truncate
+--   queue    first argument of the trigger. The others, in any order:
+--            SKIP            a BEFORE trigger suppresses the operation, only the event remains
+--            ignore=a,b      columns left out; an update of only these is no event
+--            pkey=a,b        key columns; default: the primary key's
+--            backup          on update, the old row into ev_extra2
+--            deny            raise an error instead
+--            ev_type=…, ev_data=…, ev_extra1=… to ev_extra4=…   SQL expression over the row for this field
+--            when=…          boolean SQL expression; no event where it is false
+--   event    ev_type U:id (operation, key columns), ev_data id=1&name=x; null: a name without =
+--   note     ev_extra1 is schema.table. Columns _pgq_ev_type, _pgq_ev_data, _pgq_ev_extra1 to 4 are not data: their
+--            values replace the fields. In role local nothing is done, not even SKIP
+--   errors   a key changes; update or delete without key; bad argument; SKIP in an AFTER trigger
 create or replace function pgq.logutriga() returns trigger as $$
 declare
     l_event text[];
