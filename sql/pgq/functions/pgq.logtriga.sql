@@ -10,9 +10,13 @@ begin
     if tg_nargs not in (2, 3) then
         raise exception 'pgq.logtriga must be used with 2 or 3 args';
     end if;
-    perform pgq._capture(
-        'colspec', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
-        old::text, new::text, null, null);
+    if tg_level = 'STATEMENT' then
+        perform pgq._capture_row('colspec', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
+                                 null::text, null::text);
+    else
+        perform pgq._capture_row('colspec', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
+                                 old, new);
+    end if;
     return null;
 end;
 $$ language plpgsql;

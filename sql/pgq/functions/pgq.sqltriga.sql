@@ -16,27 +16,22 @@
 --   errors   a key changes; update or delete without key; bad argument; SKIP in an AFTER trigger
 create or replace function pgq.sqltriga() returns trigger as $$
 declare
-    l_event text[];
+    l_skip  boolean := false;
+    l_done  text[];
 begin
-    if tg_op = 'UPDATE' and current_setting('extra_float_digits')::integer < 1 then
-        l_event := pgq._capture(
-            'sql', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
-            old::text, new::text, pgq._exact_text(old), pgq._exact_text(new));
-    else
-        l_event := pgq._capture(
+    if tg_level = 'STATEMENT' then
+        l_skip := pgq._capture_row(
+            'sql', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv, null::text, null::text);
+    elsif tg_nargs = 1 and pgq._usual_settings(tg_op) then
+        l_done := pgq._capture(
             'sql', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
             old::text, new::text, null, null);
-    end if;
-    if l_event is null or cardinality(l_event) = 1 then
-        null;
-    elsif tg_op = 'TRUNCATE' then
-        perform pgq._send_override(l_event, tg_argv, null, tg_table_name, null::text);
     else
-        perform pgq._send_override(
-            l_event, tg_argv, tg_relid, tg_table_name, case tg_op when 'DELETE' then old else new end);
+        l_skip := pgq._capture_row(
+            'sql', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv, old, new);
     end if;
 
-    if tg_level = 'STATEMENT' or tg_when = 'AFTER' or l_event[cardinality(l_event)] = 'SKIP' then
+    if tg_level = 'STATEMENT' or tg_when = 'AFTER' or l_skip then
         return null;
     elsif tg_op = 'DELETE' then
         return old;
