@@ -147,7 +147,7 @@ do $$
 declare
     l_columns   integer;
 begin
-    foreach l_columns in array array[48, 256, 1600] loop
+    foreach l_columns in array array[8, 16, 48, 256, 1600] loop
         if to_regtype('pgq._row_' || l_columns) is null then
             execute format('create type pgq._row_%s as (%s)', l_columns,
                            (select string_agg(format('f%s text', f.nr), ', ' order by f.nr)

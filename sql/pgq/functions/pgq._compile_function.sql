@@ -19,7 +19,10 @@ declare
     l_keys      text[];
     l_count     integer;
     l_data      text[] := '{}';     -- arguments of concat() for the new row
-    l_value     text;
+    l_olddata   text[] := '{}';     -- the same for the old row
+    l_value     text;               -- @ for the row
+    l_layout    text := pgq._trigger_layout(i_table);   -- first, so that it is never newer than what follows
+    l_size      integer;            -- of the smallest row type
     l_pending   text;               -- constant text before the next value
     l_checks    text := '';
     l_some      text := '';         -- ignore=: an ignored column changed
@@ -78,38 +81,40 @@ begin
     loop
         if a.name = any (l_keys) then
             l_checks := l_checks || format($f$
-        if n.%1$s is distinct from o.%1$s and pgq._values_differ(%2$s, %3$L, o.%1$s, n.%1$s) then
+        if r.%1$s is distinct from o.%1$s and pgq._values_differ(%2$s, %3$L, o.%1$s, r.%1$s) then
             raise exception 'primary key update not allowed';
         end if;$f$, a.field, i_table, a.name);
         end if;
         if a.name = any (l_ignore) then
-            l_some := l_some || format(' or n.%1$s is distinct from o.%1$s', a.field);
+            l_some := l_some || format(' or r.%1$s is distinct from o.%1$s', a.field);
             continue;
         end if;
-        l_none := l_none || format(' and n.%1$s is not distinct from o.%1$s', a.field);
+        l_none := l_none || format(' and r.%1$s is not distinct from o.%1$s', a.field);
         if l_json then
             l_pending := l_pending || to_json(a.name) || ':';
             l_value := case
-                when a.type in (20, 21, 23) then format('coalesce(r.%s, ''null'')', a.field)
-                when a.type = 16 then format('case r.%s when ''t'' then ''true'' when ''f'' then ''false'' else ''null'' end', a.field)
-                when a.type = 1184 then format('coalesce(to_json(r.%s::timestamptz)::text, ''null'')', a.field)
-                when a.type = 1114 then format('coalesce(to_json(r.%s::timestamp)::text, ''null'')', a.field)
-                else format('coalesce(to_json(r.%s)::text, ''null'')', a.field)
+                when a.type in (20, 21, 23) then format('coalesce(@.%s, ''null'')', a.field)
+                when a.type = 16 then format('case @.%s when ''t'' then ''true'' when ''f'' then ''false'' else ''null'' end', a.field)
+                when a.type = 1184 then format('coalesce(to_json(@.%s::timestamptz)::text, ''null'')', a.field)
+                when a.type = 1114 then format('coalesce(to_json(@.%s::timestamp)::text, ''null'')', a.field)
+                else format('coalesce(to_json(@.%s)::text, ''null'')', a.field)
             end;
         else
             l_pending := l_pending || pgq._urlencode(a.name);
             -- bool, integers, oid, numeric, uuid have nothing to encode; concat takes null for an empty text
             l_value := case
-                when a.type in (16, 20, 21, 23, 26, 1700, 2950) then format('''='' || r.%s', a.field)
-                else format('''='' || pgq._urlencode(r.%s)', a.field)
+                when a.type in (16, 20, 21, 23, 26, 1700, 2950) then format('''='' || @.%s', a.field)
+                else format('''='' || pgq._urlencode(@.%s)', a.field)
             end;
         end if;
-        l_data := l_data || quote_literal(l_pending) || l_value;
+        l_data := l_data || quote_literal(l_pending) || replace(l_value, '@', 'r');
+        l_olddata := l_olddata || quote_literal(l_pending) || replace(l_value, '@', 'o');
         l_pending := case when l_json then ',' else '&' end;
     end loop;
     l_pending := case when l_json and cardinality(l_data) = 0 then '{}' when l_json then '}' else '' end;
     l_data := l_data || quote_literal(l_pending);
-    l_value := 'concat(' || array_to_string(l_data, E',\n            ') || ')';
+    l_olddata := l_olddata || quote_literal(l_pending);
+    l_size := case when l_count <= 8 then 8 when l_count <= 16 then 16 else 48 end;
     if l_json then
         l_before := '{"op":"';
         l_after := '","table":[' || to_json(l_schema) || ',' || to_json(l_table) || '],"pkey":'
@@ -127,9 +132,8 @@ declare
     l_skip  boolean := false;
     l_id    bigint;
     l_old   text;
-    n       pgq._row_48;
-    o       pgq._row_48;
-    r       pgq._row_48;
+    r       pgq._row_%14$s;     -- new row, old row on DELETE
+    o       pgq._row_%14$s;     -- old row on UPDATE
 begin
     if pgq._trigger_layout(%2$L::regclass) is distinct from %3$L
         or tg_relid <> %2$s or tg_level <> 'ROW' or tg_when <> 'AFTER' or tg_op = 'TRUNCATE' or tg_argv <> %4$L::text[]
@@ -151,15 +155,14 @@ begin
         return new;
     end if;
 
-    if tg_op <> 'INSERT' then
-        o := (left(old::text, -1) || %6$L)::pgq._row_48;
+    if tg_op = 'DELETE' then
+        r := (left(old::text, -1) || %6$L)::pgq._row_%14$s;
+    else
+        r := (left(new::text, -1) || %6$L)::pgq._row_%14$s;
     end if;
-    if tg_op <> 'DELETE' then
-        n := (left(new::text, -1) || %6$L)::pgq._row_48;
+    if tg_op = 'UPDATE' then
+        o := (left(old::text, -1) || %6$L)::pgq._row_%14$s;%7$s
     end if;
-    if tg_op = 'UPDATE' then%7$s
-    end if;
-    r := case tg_op when 'DELETE' then o else n end;
     l_id := pgq.%8$I(
         case tg_op when 'INSERT' then %9$L when 'UPDATE' then %10$L else %11$L end,
         %12$s,
@@ -168,20 +171,21 @@ begin
 end;
 $x$ language plpgsql
 $f$,
-        l_name, i_table, pgq._trigger_layout(i_table), ('[0:' || cardinality(i_args) - 1 || ']=' || i_args::text),
+        l_name, i_table, l_layout, ('[0:' || cardinality(i_args) - 1 || ']=' || i_args::text),
         case when l_json then 'json' else 'url' end,
-        repeat(',', 48 - l_count) || ')',
+        repeat(',', l_size - l_count) || ')',
         l_checks
         || case when l_some <> '' then format($f$
         if (%s)%s then
             return null;
         end if;$f$, substr(l_some, 5), l_none) else '' end
-        || case when l_backup then E'\n        l_old := ' || replace(l_value, '(r.', '(o.') || ';' else '' end,
+        || case when l_backup then format($f$
+        l_old := %s;$f$, 'concat(' || array_to_string(l_olddata, ', ') || ')') else '' end,
         pgq._compile_insert(l_queue),
         l_before || case when l_json then 'INSERT' else 'I' end || l_after,
         l_before || case when l_json then 'UPDATE' else 'U' end || l_after,
         l_before || case when l_json then 'DELETE' else 'D' end || l_after,
-        l_value, l_extra1);
+        'concat(' || array_to_string(l_data, E',\n            ') || ')', l_extra1, l_size);
     execute format('revoke all on function pgq.%I() from public', l_name);
     execute format('grant execute on function pgq.%I() to pgq_writer', l_name);
     return l_name;
