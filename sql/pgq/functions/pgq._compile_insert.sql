@@ -1,13 +1,14 @@
 -- pgq._compile_insert(queue id): make pgq._insert_event_<id>, which inserts as pgq.insert_event does
 --   returns  its name
 --   note     the statements are static, so they are planned once a session; in pgq.insert_event the planning is
---            most of the work. Where the queue is not as it was, or wants more than an insert, it calls that one
+--            most of the work. Where the queue is not as it was, or wants more than an insert, it calls that one.
+--            It outlives the queue, for triggers may still call it
 create or replace function pgq._compile_insert(i_queue_id integer) returns text as $$
 declare
     q       record;
     l_cases text := '';
 begin
-    select t.queue_name, t.queue_data_pfx, t.queue_event_seq, t.queue_ntables into q
+    select t.queue_name, t.queue_data_pfx, t.queue_ntables into q
       from pgq.queue t
      where t.queue_id = i_queue_id;
     for l_nr in 0 .. q.queue_ntables - 1 loop
@@ -27,19 +28,19 @@ declare
     l_table integer;
     l_id    bigint;
 begin
-    select t.queue_cur_table, nextval(%2$L) into l_table, l_id
+    select t.queue_cur_table, nextval(t.queue_event_seq::regclass) into l_table, l_id
       from pgq.queue t
-     where t.queue_name = %3$L and t.queue_id = %4$s and t.queue_ntables = %5$s
+     where t.queue_name = %2$L and t.queue_id = %3$s and t.queue_ntables = %4$s
        and not t.queue_disable_insert and coalesce(t.queue_per_tx_limit, -1) < 0
-       and current_setting('transaction_isolation') = 'read committed';%6$s
+       and current_setting('transaction_isolation') = 'read committed';%5$s
     else
-        return pgq.insert_event(%3$L, i_type, i_data, i_extra1, i_extra2, i_extra3, i_extra4);
+        return pgq.insert_event(%2$L, i_type, i_data, i_extra1, i_extra2, i_extra3, i_extra4);
     end if;
     return l_id;
 end;
 $x$ language plpgsql security definer set search_path = pg_catalog, pg_temp;
 $f$,
-        '_insert_event_' || i_queue_id, pgq.quote_fqname(q.queue_event_seq), q.queue_name, i_queue_id, q.queue_ntables,
+        '_insert_event_' || i_queue_id, q.queue_name, i_queue_id, q.queue_ntables,
         l_cases);
     execute format('revoke all on function pgq.%I(text, text, text, text, text, text) from public',
                    '_insert_event_' || i_queue_id);

@@ -28,9 +28,6 @@ begin
         raise exception 'cannot drop queue, consumers still attached';
     end if;
 
-    if to_regprocedure(format('pgq._insert_event_%s(text, text, text, text, text, text)', q.queue_id)) is not null then
-        execute format('drop function pgq._insert_event_%s(text, text, text, text, text, text)', q.queue_id);
-    end if;
     for i in 0 .. q.queue_ntables - 1 loop
         execute format('drop table %s', pgq.quote_fqname(q.queue_data_pfx || '_' || i));
     end loop;
