@@ -176,7 +176,8 @@ begin
 
     if i_op = 'TRUNCATE' then
         f[1] := case l_format
-            when 'json' then '{"op":"TRUNCATE","table":[' || to_json(i_schema) || ',' || to_json(i_table) || '],"pkey":[]}'
+            when 'json' then '{"op":"TRUNCATE","table":[' || to_json(i_schema) || ',' || to_json(i_table)
+                || '],"pkey":[]}'
             else 'R'
         end;
         f[2] := case l_format when 'json' then '{}' else '' end;
@@ -227,7 +228,8 @@ begin
                 l_missing := array_remove(l_missing, l_name);
             end if;
             if l_format = 'sql' and i_op <> 'INSERT' and l_name = any (l_keys) then
-                l_arg := quote_ident(l_name) || '=' || quote_literal(case i_op when 'UPDATE' then l_old else l_value end);
+                l_arg := quote_ident(l_name) || '='
+                    || quote_literal(case i_op when 'UPDATE' then l_old else l_value end);
                 l_where := l_where || ' and ' || l_arg;
                 l_firstkey := coalesce(l_firstkey, l_arg);
             end if;
@@ -256,7 +258,8 @@ begin
             if l_backup and i_op = 'UPDATE' then
                 l_olddata := l_olddata || case
                     when l_format = 'json' then ',' || to_json(l_name) || ':'
-                        || pgq._json_value(l_type, case when l_type in (1082, 1114, 1184) then l_old_exact else l_old end)
+                        || pgq._json_value(
+                            l_type, case when l_type in (1082, 1114, 1184) then l_old_exact else l_old end)
                     else '&' || pgq._urlencode(l_name) || coalesce('=' || pgq._urlencode(l_old), '')
                 end;
             end if;

@@ -94,7 +94,8 @@ begin
             l_pending := l_pending || to_json(a.name) || ':';
             l_value := case
                 when a.type in (20, 21, 23) then format('coalesce(@.%s, ''null'')', a.field)
-                when a.type = 16 then format('case @.%s when ''t'' then ''true'' when ''f'' then ''false'' else ''null'' end', a.field)
+                when a.type = 16 then
+                    format('case @.%s when ''t'' then ''true'' when ''f'' then ''false'' else ''null'' end', a.field)
                 when a.type = 1184 then format('coalesce(to_json(@.%s::timestamptz)::text, ''null'')', a.field)
                 when a.type = 1114 then format('coalesce(to_json(@.%s::timestamp)::text, ''null'')', a.field)
                 else format('coalesce(to_json(@.%s)::text, ''null'')', a.field)
@@ -142,7 +143,8 @@ begin
         -- not what this was made for
         if tg_level = 'STATEMENT' then
             l_skip := pgq._capture_row(
-                %5$L, tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv, null::text, null::text);
+                %5$L, tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
+                null::text, null::text);
         else
             l_skip := pgq._capture_row(
                 %5$L, tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv, old, new);

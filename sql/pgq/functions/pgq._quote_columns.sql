@@ -27,7 +27,7 @@ begin
             l_token := coalesce(substring(l_rest from '^[eE]''(?:[^''\\]|\\.|'''')*'''), l_token);
         elsif l_token = '$' then
             l_token := coalesce(
-                (select left(l_rest, length(d.tag) + strpos(substr(l_rest, length(d.tag) + 1), d.tag) + length(d.tag) - 1)
+                (select left(l_rest, strpos(substr(l_rest, length(d.tag) + 1), d.tag) + 2 * length(d.tag) - 1)
                    from (select substring(l_rest from '^\$(?:[[:alpha:]_][[:alnum:]_]*)?\$') as tag) d
                   where strpos(substr(l_rest, length(d.tag) + 1), d.tag) > 0),
                 l_token);

@@ -29,7 +29,8 @@ begin
         return pgq.insert_event_raw(i_queue_name, null, now(), null, null,
                                     ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4);
     end if;
-    execute 'insert into ' || l_table || ' (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)'
+    execute 'insert into ' || l_table
+            || ' (ev_id, ev_time, ev_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4)'
             || ' values ($1, now(), $2, $3, $4, $5, $6, $7, $8)'
         using l_id, l_txid, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4;
     return l_id;

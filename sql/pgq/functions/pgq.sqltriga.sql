@@ -21,14 +21,16 @@ declare
 begin
     if tg_level = 'STATEMENT' then
         l_skip := pgq._capture_row(
-            'sql', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv, null::text, null::text);
+            'sql', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
+            null::text, null::text);
     elsif tg_nargs = 1 and pgq._usual_settings(tg_op) then
         l_done := pgq._capture(
             'sql', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
             old::text, new::text, null, null);
     else
         l_skip := pgq._capture_row(
-            'sql', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv, old, new);
+            'sql', tg_op, tg_when, tg_level, tg_relid, tg_table_schema, tg_table_name, tg_argv,
+            old, new);
     end if;
 
     if tg_level = 'STATEMENT' or tg_when = 'AFTER' or l_skip then
