@@ -100,6 +100,36 @@ fn run(server: &Server, database: &str, path: &Path) -> String {
     fs::read_to_string(out_path).unwrap()
 }
 
+/// The originals are an extension for PostgreSQL 15; where it is not installed, there is nothing to compare with.
+#[tokio::test]
+async fn capture_triggers_print_what_the_original_functions_print() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    let row = admin
+        .query_one(
+            "select exists (select from pg_available_extension_versions where name = 'pgq' and version = '3.5')",
+            &[],
+        )
+        .await
+        .unwrap();
+    if !row.get::<_, bool>(0) {
+        return;
+    }
+    for session in ["triggers_payload", "triggers_options"] {
+        server.create_database(session).await.unwrap();
+        let client = server.connect(session).await.unwrap();
+        client.batch_execute("create extension pgq").await.unwrap();
+        drop(client);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../sql/pgq/tests/{session}.sql"));
+        let printed = run(&server, session, &path);
+        let recorded = fs::read_to_string(path.with_extension("out")).unwrap();
+        for (line, (original, ours)) in printed.lines().zip(recorded.lines()).enumerate() {
+            assert_eq!(original, ours, "{session}, line {}", line + 1);
+        }
+        assert_eq!(printed.lines().count(), recorded.lines().count(), "{session}");
+    }
+}
+
 async fn function_oids(client: &tokio_postgres::Client) -> String {
     let sql = "select string_agg(p.oid || ':' || p.xmin::text, ' ' order by p.oid) from pg_proc p \
                join pg_namespace n on n.oid = p.pronamespace \

@@ -58,6 +58,23 @@ grant execute on function
     pgq.get_rotation_blockers(text)
 to public;
 
+-- everybody: a trigger runs as whoever changes the table; the right to produce is asked for by insert_event
+grant execute on function
+    pgq._capture(text, text, text, text, oid, text, text, text[], text, text, text, text),
+    pgq._row_values(text),
+    pgq._capture_row(text, text, text, text, oid, text, text, text[], anyelement, anyelement),
+    pgq._trigger_layout(regclass),
+    pgq._usual_settings(text),
+    pgq._check_layout(oid, anyelement),
+    pgq._exact_text(anyelement),
+    pgq._urlencode(text),
+    pgq._urlencode_all(text),
+    pgq._json_value(oid, text),
+    pgq._values_differ(oid, text, text, text),
+    pgq._send_override(text[], text[], oid, text, anyelement),
+    pgq._quote_columns(text, text[])
+to public;
+
 -- producing
 grant execute on function
     pgq.insert_event(text, text, text),
@@ -66,7 +83,11 @@ grant execute on function
     pgq.insert_events(text, text[], text[], text[], text[], text[], text[]),
     pgq.insert_event_at(text, timestamptz, text, text, text, text, text, text),
     pgq.cancel_event_at(text, bigint),
-    pgq.current_event_table(text)
+    pgq.current_event_table(text),
+    pgq.jsontriga(),
+    pgq.logutriga(),
+    pgq.sqltriga(),
+    pgq.logtriga()
 to pgq_writer;
 
 -- consuming
@@ -111,6 +132,8 @@ grant execute on function
     pgq.grant_perms(text),
     pgq._grant_perms_from(text, text, text, text),
     pgq.tune_storage(text),
+    pgq.compile_trigger(regclass, name),
+    pgq._compile_function(oid, text, text[]),
     pgq.upgrade_schema(),
     pgq.insert_event_raw(text, bigint, timestamptz, integer, integer, text, text, text, text, text, text),
     pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text),

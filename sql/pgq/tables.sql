@@ -259,3 +259,18 @@ create table if not exists pgq.delayed_event (
     constraint delayed_event_queue_fkey foreign key (ev_queue) references pgq.queue (queue_id)
 );
 create index if not exists delayed_event_due_idx on pgq.delayed_event (ev_deliver_at);
+
+-- Rows of so many text columns, for pgq._row_values.
+do $$
+declare
+    l_columns   integer;
+begin
+    foreach l_columns in array array[8, 16, 48, 256, 1600] loop
+        if to_regtype('pgq._row_' || l_columns) is null then
+            execute format('create type pgq._row_%s as (%s)', l_columns,
+                           (select string_agg(format('f%s text', f.nr), ', ' order by f.nr)
+                              from generate_series(1, l_columns) as f (nr)));
+        end if;
+    end loop;
+end;
+$$;

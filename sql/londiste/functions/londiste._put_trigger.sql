@@ -25,7 +25,11 @@ begin
      where t.tgrelid = londiste.find_table_oid(i_table) and t.tgname = i_trigger::name
        and not t.tgisinternal;
     if found then
-        if g.tgtype = l_type and g.tgargs = l_args and g.tgfoid = to_regprocedure(i_function || '()') then
+        if g.tgtype = l_type and g.tgargs = l_args
+            and (g.tgfoid = to_regprocedure(i_function || '()')
+                 -- or what pgq.compile_trigger made of it
+                 or g.tgfoid::regproc::text ~ ('^pgq\._' || split_part(i_function, '.', 2) || '_[0-9]+_[0-9a-f]{8}$'))
+        then
             return;
         end if;
         execute format('drop trigger %I on %s', i_trigger, londiste.quote_fqname(i_table));

@@ -5,5 +5,6 @@ create or replace function londiste.is_replica_func(func_oid oid) returns boolea
           from pg_catalog.pg_proc p
           join pg_catalog.pg_namespace n on n.oid = p.pronamespace
          where p.oid = func_oid and n.nspname = 'pgq'
-           and p.proname in ('sqltriga', 'logutriga', 'jsontriga'));
+           and (p.proname in ('sqltriga', 'logutriga', 'jsontriga')
+                or p.proname ~ '^_(jsontriga|logutriga)_[0-9]+_[0-9a-f]{8}$'));     -- of pgq.compile_trigger
 $$ language sql strict stable;

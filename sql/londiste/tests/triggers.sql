@@ -1,5 +1,7 @@
 -- capture triggers; stand-ins for the trigger functions, which print nothing
 \pset null '<NULL>'
+-- a database without them
+drop function pgq.sqltriga(), pgq.logutriga(), pgq.jsontriga();
 \o /dev/null
 select pgq_node.register_location('q', 'r', 'dbname=r', false);
 select pgq_node.create_node('q', 'root', 'r', 'rw', null, null, null);

@@ -1,0 +1,22 @@
+-- compiled capture triggers are londiste's own: left alone, replaced, removed
+\o /dev/null
+select pgq_node.register_location('q', 'r', 'dbname=r', false);
+select pgq_node.create_node('q', 'root', 'r', 'rw', null, null, null);
+create table t (id int primary key, v text);
+create view triggers as
+    select tgname, regexp_replace(tgfoid::regproc::text, '[0-9]+_[0-9a-f]{8}', 'N') as calls from pg_trigger
+     where not tgisinternal and tgrelid = 't'::regclass order by 1;
+\o
+select * from londiste.set_capture('q', 'trigger');
+select * from londiste.local_add_table('q', 't');
+select pgq.compile_trigger('t', '_londiste_q');
+select * from triggers;
+select * from londiste.create_trigger('q', 'public.t', '{}', 'public.t', 'root');
+select * from triggers;
+select * from londiste.create_trigger('q', 'public.t', '{tgflags=J}', 'public.t', 'root');
+select * from triggers;
+select pgq.compile_trigger('t', '_londiste_q');
+insert into t values (1, 'a');
+select ev_type, ev_data from pgq.event_template where ev_extra1 = 'public.t';
+select * from londiste.local_remove_table('q', 't');
+select * from triggers;
