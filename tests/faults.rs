@@ -484,7 +484,12 @@ async fn rows_missing_on_the_subscriber_are_counted_and_told() {
     let (stage, _worker) = Stage::replicating(usual()).await;
     stage.run("root", "insert into a values (1, 'x'), (2, 'y')").await;
     stage.leaf_gets(COUNT, 2).await;
-    stage.run("leaf", "delete from a where id = 1").await;
+    stage
+        .run(
+            "leaf",
+            "set session_replication_role = replica; delete from a where id = 1",
+        )
+        .await;
     stage.run("root", "update a set v = 'z'").await;
     stage.leaf_gets("select count(*) from a where v = 'z'", 1).await;
     wait::until("the warning", PATIENCE, async || {

@@ -16,7 +16,10 @@ enum Follower {
     Skytide,
     Native,
     /// Events written by a capture trigger; nobody reads them.
-    Trigger { function: &'static str, compiled: bool },
+    Trigger {
+        function: &'static str,
+        compiled: bool,
+    },
 }
 
 impl Follower {
@@ -44,7 +47,11 @@ impl Follower {
             Follower::Skytide => "skytide captures".into(),
             Follower::Native => "native replicates (and applies)".into(),
             Follower::Trigger { function, compiled } => {
-                let how = if compiled { "compiled for the table" } else { "general" };
+                let how = if compiled {
+                    "compiled for the table"
+                } else {
+                    "general"
+                };
                 format!("trigger {function}, {how}")
             }
         }
@@ -104,7 +111,11 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
             seen.push(transactions(&rig, &script, seconds).await?);
             match follower {
                 Follower::Native => rig.set_native(false).await?,
-                Follower::Trigger { .. } => rig.on_provider.batch_execute("drop trigger capture on load").await?,
+                Follower::Trigger { .. } => {
+                    rig.on_provider
+                        .batch_execute("drop trigger capture on load")
+                        .await?
+                }
                 Follower::Nobody | Follower::Skytide => {}
             }
         }
@@ -120,11 +131,7 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
         .iter()
         .map(|(follower, seen)| {
             let ratios: Vec<f64> = seen.iter().zip(&nobody).map(|(a, b)| a / b).collect();
-            vec![
-                follower.name(),
-                thousands(median(seen)),
-                spread(&ratios),
-            ]
+            vec![follower.name(), thousands(median(seen)), spread(&ratios)]
         })
         .collect();
     findings.table(

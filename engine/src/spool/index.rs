@@ -142,11 +142,13 @@ pub(super) enum End {
     Open { offset: usize, fault: Fault },
 }
 
-/// Reads all frames of a segment from its start. `relation` is told each declaration.
+/// Reads all frames of a segment from its start. `relation` is told each declaration, `passed` up to where the
+/// bytes are not needed any more.
 pub(super) fn scan(
     bytes: &[u8],
     header: &SegmentHeader,
     mut relation: impl FnMut(RelationId, &[u8]) -> Result<(), SpoolError>,
+    mut passed: impl FnMut(usize),
     file: &Path,
 ) -> Result<(SegmentIndex, End), SpoolError> {
     let mut index = SegmentIndex::starting(header);
@@ -173,5 +175,6 @@ pub(super) fn scan(
             }
         }
         offset = frame.next;
+        passed(offset);
     }
 }

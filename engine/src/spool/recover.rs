@@ -21,6 +21,9 @@ use super::map::{Map, MapWriter};
 use super::segment::{self, Segment};
 use crate::change::RelationId;
 
+/// Bytes of a segment that stay mapped in while it is scanned.
+const KEEP_MAPPED: usize = 8 << 20;
+
 /// Whether to repair what is found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -61,14 +64,15 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// The file's bytes as they are now, and where the zeros at its end begin.
+    /// The file's bytes from the cursor on, at their places, and where the zeros at its end begin.
     fn bytes(&self) -> Result<(Vec<u8>, usize), SpoolError> {
         let len = self.header.segment_bytes as usize;
         let read = || {
             let used = segment::used_len(&self.file, self.cursor, len)?;
             // Zeros that are not written to cost no memory.
             let mut bytes = vec![0; len];
-            self.file.read_exact_at(&mut bytes[..used], 0)?;
+            self.file
+                .read_exact_at(&mut bytes[self.cursor..used], self.cursor as u64)?;
             Ok((bytes, used))
         };
         read().map_err(SpoolError::io("read", &self.path))
@@ -200,12 +204,23 @@ impl Survey {
         let (copy, mapped);
         let bytes: &[u8] = match mode {
             Mode::Read => {
+                mapped = None;
                 copy = fs::read(&found.path).map_err(SpoolError::io("read", &found.path))?;
                 &copy
             }
             Mode::Write => {
-                mapped = map(len)?;
-                mapped.published()
+                mapped = Some(map(len)?);
+                mapped.as_ref().map_or(&[], |map| map.published())
+            }
+        };
+        // A segment may be larger than the memory we want to be seen with.
+        let mut kept_from = 0;
+        let passed = |offset| {
+            if let Some(map) = &mapped
+                && offset >= kept_from + KEEP_MAPPED
+            {
+                map.forget_below(offset);
+                kept_from = offset;
             }
         };
         let relations = &mut self.relations;
@@ -217,7 +232,7 @@ impl Survey {
             });
             Ok(())
         };
-        let (index, end) = scan(bytes, &found.header, note, &found.path)?;
+        let (index, end) = scan(bytes, &found.header, note, passed, &found.path)?;
         match end {
             End::Sealed => {
                 let sealed = Segment::new(

@@ -148,9 +148,12 @@ impl SyncThread {
         work.published_lsn = lsn;
     }
 
-    /// The writer went on in `next`. Asks for a sync, so that closed segments do not pile up.
-    pub fn switched(&self, next: &Arc<Segment>) {
+    /// The writer went on in `next`, where `end` is. Asks for a sync, so that closed segments do not pile up.
+    /// In one step: a sidecar, which vouches for `next`, must not be older than what is called durable.
+    pub fn switched(&self, next: &Arc<Segment>, end: SpoolPos, lsn: Lsn) {
         let mut work = self.shared.work();
+        work.published = end;
+        work.published_lsn = lsn;
         let closed = std::mem::replace(&mut work.current, Arc::clone(next));
         work.sealed.push(closed);
         work.created = true;

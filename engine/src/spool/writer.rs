@@ -562,8 +562,9 @@ impl Writer {
         self.map = map;
         self.cursor = HEADER;
         self.segment = segment;
-        self.sync.switched(&self.segment);
-        self.show_end();
+        let end = self.position();
+        self.spool.end.store(end.as_u64(), Ordering::Release);
+        self.sync.switched(&self.segment, end, self.end_lsn);
         self.declare_current(number - 1);
         Ok(())
     }
