@@ -36,7 +36,8 @@ pub struct QueueArgs {
         value_name = "CONNECT STRING",
         env = "SKYTIDE_DB",
         hide_env_values = true,
-        default_value = ""
+        default_value = "",
+        hide_default_value = true
     )]
     db: String,
     #[command(subcommand)]
