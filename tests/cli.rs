@@ -21,6 +21,13 @@ fn help_is_complete() {
     let help = skytide(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     insta::assert_snapshot!("help", text(&help.stdout));
+    for command in [&["queue"][..], &["queue", "consume"]] {
+        let mut words = command.to_vec();
+        words.push("--help");
+        let help = skytide(&words);
+        assert_eq!(help.status.code(), Some(0));
+        insta::assert_snapshot!(format!("help_{}", command.join("_")), text(&help.stdout));
+    }
 }
 
 #[test]

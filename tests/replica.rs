@@ -40,6 +40,11 @@ impl Program {
         Program(child)
     }
 
+    #[cfg(feature = "failpoints")]
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let _ = kill_process(Pid::from_child(&self.0), signal);
     }

@@ -21,6 +21,10 @@ pub const COPY_ROWS: &str = "skytide_copy_rows_total";
 pub const COPY_BYTES: &str = "skytide_copy_bytes_total";
 pub const COPYING_TABLES: &str = "skytide_copying_tables";
 pub const RECONNECTS: &str = "skytide_reconnects_total";
+pub const QUEUE_BATCHES: &str = "skytide_queue_batches_total";
+pub const QUEUE_EVENTS: &str = "skytide_queue_events_total";
+pub const QUEUE_FAILURES: &str = "skytide_queue_failures_total";
+pub const QUEUE_LAG: &str = "skytide_queue_lag_seconds";
 
 enum Kind {
     Counter,
@@ -123,6 +127,30 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
         Counter,
         Unit::Count,
         "Connections opened again after an error.",
+    ),
+    (
+        QUEUE_BATCHES,
+        Counter,
+        Unit::Count,
+        "Batches of a queue finished by this consumer.",
+    ),
+    (
+        QUEUE_EVENTS,
+        Counter,
+        Unit::Count,
+        "Events of finished batches.",
+    ),
+    (
+        QUEUE_FAILURES,
+        Counter,
+        Unit::Count,
+        "Errors after which this consumer tried again.",
+    ),
+    (
+        QUEUE_LAG,
+        Gauge,
+        Unit::Seconds,
+        "Age of the newest batch's end when this consumer finished it.",
     ),
     (
         skytide_ticker::TICKS,

@@ -5,9 +5,13 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use skytide_sql::api::ApiError;
+use tokio_postgres::error::SqlState;
+
 use crate::capture::CaptureError;
 use crate::config::ConfigError;
 use crate::daemon::log::Verbosity;
+use crate::queue::QueueError;
 use crate::worker::WorkerError;
 
 /// What a failed command leaves with.
@@ -136,6 +140,43 @@ impl Advice for CaptureError {
     }
 }
 
+impl Advice for ApiError {
+    fn hint(&self) -> Option<String> {
+        let (ApiError::Call { source, .. } | ApiError::Answer(source)) = self else {
+            return None;
+        };
+        let missing = [SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_FUNCTION];
+        missing.contains(source.code()?).then(|| {
+            "Put the SQL modules into that database, or upgrade them: skytide install CONNECT-STRING".into()
+        })
+    }
+}
+
+impl Advice for QueueError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            QueueError::NoQueue(queue) => Some(format!(
+                "skytide queue list shows what there is, skytide queue create {queue} makes it."
+            )),
+            QueueError::NotRegistered { queue, consumer } => Some(format!(
+                "skytide queue register {queue} {consumer}, or --register: it gets events from the newest tick on."
+            )),
+            QueueError::LostPosition {
+                queue,
+                consumer,
+                done,
+                prev,
+                ..
+            } => Some(format!(
+                "To go on after what is done there: skytide queue seek {queue} {consumer} --tick {done}\n\
+                 To go on where the queue is: skytide queue seek {queue} {consumer} --tick {prev} --target CONNECT-STRING"
+            )),
+            QueueError::Api(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
 type Adviser = for<'a> fn(&'a (dyn StdError + 'static)) -> Option<&'a dyn Advice>;
 
 /// A room whose errors give advice adds its line here.
@@ -145,6 +186,8 @@ const ADVISERS: &[Adviser] = &[
     advice::<tokio_postgres::Error>,
     advice::<WorkerError>,
     advice::<CaptureError>,
+    advice::<ApiError>,
+    advice::<QueueError>,
 ];
 
 fn advice<'a, E: StdError + Advice + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a dyn Advice> {

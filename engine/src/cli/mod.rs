@@ -8,6 +8,7 @@ pub mod failure;
 pub mod install;
 pub mod londiste;
 pub mod output;
+pub mod queue;
 pub mod shell;
 pub mod spool;
 pub mod ticker;
@@ -121,6 +122,7 @@ pub enum Command {
     Londiste(londiste::LondisteArgs),
     Spool(spool::SpoolArgs),
     Ticker(ticker::TickerArgs),
+    Queue(queue::QueueArgs),
     Dev(dev::DevArgs),
     /// Write the pages of `docs/` that are made from tables in the code.
     #[command(hide = true)]
@@ -150,6 +152,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(args, &context).await,
         Command::Spool(args) => spool::run(args, &context),
         Command::Ticker(args) => ticker::run(args, &context).await,
+        Command::Queue(args) => Box::pin(queue::run(args, &context)).await,
         Command::Dev(args) => Box::pin(dev::run(args, &context)).await,
         Command::Docs(args) => docs::run(args, &context).await,
     }

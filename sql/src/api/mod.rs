@@ -5,6 +5,8 @@
 
 pub mod londiste;
 pub mod pgq;
+pub mod pgq_coop;
+pub mod pgq_ext;
 pub mod pgq_node;
 
 use tokio_postgres::types::ToSql;

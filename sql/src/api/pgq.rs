@@ -1,11 +1,30 @@
 //! Schema `pgq`: queues, ticks, consumers, maintenance.
 
+mod batches;
+mod dead_letters;
+mod events;
+mod steering;
+
 use std::time::Duration;
 
 use tokio_postgres::{GenericClient, Row};
 
 use super::{ApiError, call, many};
 use crate::{BatchId, ConsumerName, EventId, QueueName, Snapshot, TickId};
+
+pub use batches::{
+    Batch, BatchSize, event_dead, event_nack, event_retry, finish_batch, get_batch_info, next_batch_custom,
+    open_batch_cursor,
+};
+pub use dead_letters::{
+    DeadLetter, DeadLetterId, dead_letter_purge, dead_letter_purge_older, dead_letter_replay,
+    dead_letter_replay_all, get_dead_letters,
+};
+pub use events::{Event, NewEvent, insert_event_full, insert_events, insert_events_at_their_time};
+pub use steering::{
+    RotationBlocker, get_rotation_blockers, pause_consumer, paused_consumers, purge_consumer,
+    resume_consumer, seek_consumer, seek_consumer_to_time,
+};
 
 /// The channel on which a tick is asked for; the payload is the queue's name.
 pub const TICK_WANTED_CHANNEL: &str = "pgq_tick_wanted";
@@ -18,7 +37,7 @@ pub enum Made {
 }
 
 impl Made {
-    fn read(row: &Row) -> Result<Made, ApiError> {
+    pub(super) fn read(row: &Row) -> Result<Made, ApiError> {
         Ok(match row.try_get::<_, i32>(0)? {
             0 => Made::WasThere,
             _ => Made::New,

@@ -1,0 +1,184 @@
+//! The queue's side of a consumer: its session, its batches, its waits.
+
+use std::time::Duration;
+
+use skytide_sql::BatchId;
+use skytide_sql::api::pgq::{self, Batch};
+use skytide_sql::api::pgq_coop;
+use skytide_sql::conn::{self, Session};
+use tokio::sync::mpsc;
+use tokio_postgres::{GenericClient, Notification};
+use tokio_util::sync::CancellationToken;
+
+use super::handler::Verdicts;
+use super::{QueueError, Settings};
+
+/// A handler may take its time with events that wait in the connection: the server must not give up on us
+/// because we do not read, nor because the transaction of the cursor is quiet.
+const SESSION_SETTINGS: &str = "\
+    set tcp_user_timeout = 0; set idle_in_transaction_session_timeout = 0; set statement_timeout = 0; \
+    listen pgq_tick_wanted";
+
+/// After a batch, or when somebody asked for a tick, the next one may be there at once.
+const SHORTEST_WAIT: Duration = Duration::from_millis(5);
+
+pub(super) struct Source<'s> {
+    settings: &'s Settings,
+    pub session: Session,
+    tick_requests: Option<mpsc::Receiver<Notification>>,
+    wait: Duration,
+}
+
+impl<'s> Source<'s> {
+    pub async fn connect(settings: &'s Settings) -> Result<Source<'s>, QueueError> {
+        let mut session = conn::connect(&settings.source, &settings.application_name)
+            .await
+            .map_err(QueueError::Connect)?;
+        session
+            .batch_execute(SESSION_SETTINGS)
+            .await
+            .map_err(QueueError::sql("prepare the session"))?;
+        let tick_requests = session.notifications();
+        let source = Source {
+            settings,
+            session,
+            tick_requests,
+            wait: SHORTEST_WAIT,
+        };
+        source.check().await?;
+        Ok(source)
+    }
+
+    /// Errors of functions are texts; what a person most likely forgot is looked up instead.
+    async fn check(&self) -> Result<(), QueueError> {
+        let Settings {
+            queue,
+            consumer,
+            group,
+            ..
+        } = self.settings;
+        if pgq::get_queue_info(&*self.session, Some(queue)).await?.is_empty() {
+            return Err(QueueError::NoQueue(queue.clone()));
+        }
+        if group.is_none() {
+            let info = pgq::get_consumer_info(&*self.session, Some(queue), Some(consumer)).await?;
+            if info.is_empty() {
+                return Err(QueueError::NotRegistered {
+                    queue: queue.clone(),
+                    consumer: consumer.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn next_batch(&mut self) -> Result<Option<Batch>, QueueError> {
+        let Settings {
+            queue,
+            consumer,
+            group,
+            size,
+            ..
+        } = self.settings;
+        let client = &*self.session;
+        let Some(group) = group else {
+            return Ok(pgq::next_batch_custom(client, queue, consumer, size).await?);
+        };
+        let taken = pgq_coop::next_batch_custom(
+            client,
+            queue,
+            consumer,
+            &group.subconsumer,
+            size,
+            group.dead_interval,
+        );
+        match taken.await? {
+            None => Ok(None),
+            Some(id) => match pgq::get_batch_info(client, id).await? {
+                Some(batch) => Ok(Some(batch)),
+                None => Err(QueueError::BatchGone(id)),
+            },
+        }
+    }
+
+    /// Tells the verdicts and closes the batch, in one transaction.
+    pub async fn finish(&mut self, batch: &Batch, verdicts: &Verdicts) -> Result<(), QueueError> {
+        let grouped = self.settings.group.is_some();
+        let failed = QueueError::sql("finish the batch");
+        let transaction = self
+            .session
+            .transaction()
+            .await
+            .map_err(QueueError::sql("finish the batch"))?;
+        if grouped {
+            // Whoever took us for dead has the batch under the same id.
+            let owner = pgq::get_batch_info(&transaction, batch.id)
+                .await?
+                .map(|now| now.consumer_name);
+            if owner.as_ref() != Some(&batch.consumer_name) {
+                return Err(QueueError::BatchGone(batch.id));
+            }
+        }
+        tell(&transaction, batch.id, verdicts).await?;
+        let finished = match grouped {
+            true => pgq_coop::finish_batch(&transaction, batch.id).await?,
+            false => pgq::finish_batch(&transaction, batch.id).await?,
+        };
+        if !finished {
+            return Err(QueueError::BatchGone(batch.id));
+        }
+        transaction.commit().await.map_err(failed)
+    }
+
+    /// Whether a batch was moved away under us: then an error in it is no wonder.
+    pub async fn is_gone(&self, batch: &Batch) -> bool {
+        matches!(pgq::get_batch_info(&*self.session, batch.id).await, Ok(None))
+    }
+
+    /// Waits before the next look: a moment at first, longer each time, until somebody asks for a tick.
+    pub async fn idle(&mut self, stop: &CancellationToken) {
+        let wait = self.wait.min(self.settings.poll);
+        self.wait = wait.saturating_mul(2).min(self.settings.poll);
+        let asked = asked(&mut self.tick_requests, self.settings.queue.as_str());
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(wait) => {}
+            () = asked => self.wait = SHORTEST_WAIT,
+        }
+    }
+
+    pub fn was_busy(&mut self) {
+        self.wait = SHORTEST_WAIT;
+    }
+}
+
+async fn tell<C: GenericClient>(client: &C, batch: BatchId, verdicts: &Verdicts) -> Result<(), QueueError> {
+    for (after, events) in &verdicts.retry {
+        pgq::event_retry(client, batch, events, *after).await?;
+    }
+    for (reason, events) in &verdicts.nack {
+        let dead = pgq::event_nack(client, batch, events, reason).await?;
+        if dead > 0 {
+            tracing::warn!(batch = batch.get(), events = dead, "events became dead letters");
+        }
+    }
+    for (event, reason) in &verdicts.dead {
+        pgq::event_dead(client, batch, *event, reason).await?;
+    }
+    Ok(())
+}
+
+/// Until a tick of the queue is asked for.
+async fn asked(requests: &mut Option<mpsc::Receiver<Notification>>, queue: &str) {
+    let Some(receiver) = requests else {
+        return std::future::pending().await;
+    };
+    while let Some(notification) = receiver.recv().await {
+        if notification.payload() == queue {
+            return;
+        }
+    }
+    // The connection is gone; the next look will say so.
+    *requests = None;
+    std::future::pending().await
+}

@@ -1,0 +1,133 @@
+//! The two ways to work on a batch: at least once, and exactly once into another database.
+
+use skytide_sql::api::pgq::Batch;
+use skytide_sql::conn::{self, ConnectString, Session};
+
+use super::drive::Worked;
+use super::handler::{BatchHandler, TargetHandler, Verdicts};
+use super::mark::{Mark, Standing};
+use super::{Events, QueueError, Settings};
+
+pub(super) trait Work: Send {
+    fn batch(
+        &mut self,
+        source: &mut Session,
+        batch: &Batch,
+    ) -> impl Future<Output = Result<Worked, QueueError>> + Send;
+
+    /// Something failed: forget connections.
+    fn reset(&mut self) {}
+}
+
+pub(super) struct AtLeastOnce<'h, H> {
+    pub settings: &'h Settings,
+    pub handler: &'h mut H,
+}
+
+impl<H: BatchHandler> Work for AtLeastOnce<'_, H> {
+    async fn batch(&mut self, source: &mut Session, batch: &Batch) -> Result<Worked, QueueError> {
+        let settings = self.settings;
+        let transaction = source
+            .transaction()
+            .await
+            .map_err(QueueError::sql("read the batch"))?;
+        let mut verdicts = Verdicts::default();
+        let mut events =
+            Events::open(&transaction, batch, settings.filter.as_deref(), settings.chunk).await?;
+        self.handler
+            .batch(batch, &mut events, &mut verdicts)
+            .await
+            .map_err(QueueError::handler(batch.id))?;
+        let read = events.read();
+        drop(events);
+        // Ends the cursor; nothing was written.
+        transaction
+            .rollback()
+            .await
+            .map_err(QueueError::sql("read the batch"))?;
+        Ok(Worked {
+            events: read,
+            verdicts,
+            skipped: false,
+        })
+    }
+}
+
+pub(super) struct ExactlyOnce<'h, H> {
+    settings: &'h Settings,
+    target: &'h ConnectString,
+    mark: Mark,
+    handler: &'h mut H,
+    session: Option<Session>,
+}
+
+impl<'h, H> ExactlyOnce<'h, H> {
+    pub fn new(settings: &'h Settings, target: &'h ConnectString, handler: &'h mut H) -> Self {
+        ExactlyOnce {
+            settings,
+            target,
+            mark: Mark::of(settings),
+            handler,
+            session: None,
+        }
+    }
+}
+
+impl<H: TargetHandler> Work for ExactlyOnce<'_, H> {
+    /// Steps: look at the mark under a lock; do the work; set the mark; commit all of it. The caller
+    /// finishes the batch. Whoever dies before the commit has done nothing, after it the mark tells.
+    async fn batch(&mut self, source: &mut Session, batch: &Batch) -> Result<Worked, QueueError> {
+        let settings = self.settings;
+        let session = match &mut self.session {
+            Some(session) => session,
+            none => {
+                let session = conn::connect(self.target, &settings.application_name)
+                    .await
+                    .map_err(QueueError::ConnectTarget)?;
+                none.insert(session)
+            }
+        };
+        let begin = QueueError::sql("begin in the target database");
+        let target = session.transaction().await.map_err(begin)?;
+        if self.mark.take(&target, batch).await? == Standing::Done {
+            return Ok(Worked {
+                events: 0,
+                verdicts: Verdicts::default(),
+                skipped: true,
+            });
+        }
+
+        let reading = source
+            .transaction()
+            .await
+            .map_err(QueueError::sql("read the batch"))?;
+        let mut events = Events::open(&reading, batch, settings.filter.as_deref(), settings.chunk).await?;
+        self.handler
+            .batch(batch, &mut events, &target)
+            .await
+            .map_err(QueueError::handler(batch.id))?;
+        let read = events.read();
+        drop(events);
+        reading
+            .rollback()
+            .await
+            .map_err(QueueError::sql("read the batch"))?;
+
+        self.mark.set(&target, batch).await?;
+        fail::fail_point!("queue::before_target_commit");
+        target
+            .commit()
+            .await
+            .map_err(QueueError::sql("commit in the target database"))?;
+        fail::fail_point!("queue::after_target_commit");
+        Ok(Worked {
+            events: read,
+            verdicts: Verdicts::default(),
+            skipped: false,
+        })
+    }
+
+    fn reset(&mut self) {
+        self.session = None;
+    }
+}

@@ -1,0 +1,165 @@
+//! Batches: taken, read by a cursor, finished.
+
+use std::time::{Duration, SystemTime};
+
+use tokio_postgres::{GenericClient, Row};
+
+use crate::api::{ApiError, call, many, one};
+use crate::{BatchId, ConsumerName, EventId, QueueName, TickId};
+
+/// How large a batch should be. The default takes one tick at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct BatchSize {
+    /// Only batches that ended at least so long ago.
+    pub min_lag: Option<Duration>,
+    /// Wait until there are about so many events …
+    pub min_count: Option<i32>,
+    /// … or until so much time is in the batch.
+    pub min_interval: Option<Duration>,
+}
+
+/// An open batch: what became visible between two ticks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Batch {
+    pub id: BatchId,
+    pub prev_tick: TickId,
+    pub tick: TickId,
+    pub start: SystemTime,
+    pub end: SystemTime,
+    /// Whose it is.
+    pub consumer_name: String,
+}
+
+/// Opens the next batch, or gives the one that is open. `None`: there is none yet, or the consumer is paused.
+pub async fn next_batch_custom<C: GenericClient>(
+    client: &C,
+    queue: &QueueName,
+    consumer: &ConsumerName,
+    size: &BatchSize,
+) -> Result<Option<Batch>, ApiError> {
+    let row = call!(
+        client,
+        "pgq.next_batch_custom",
+        "($1, $2, make_interval(secs => $3), $4, make_interval(secs => $5))",
+        [
+            &queue.as_str(),
+            &consumer.as_str(),
+            &seconds(size.min_lag),
+            &size.min_count,
+            &seconds(size.min_interval),
+        ]
+    )?;
+    let Some(id) = row.try_get::<_, Option<i64>>("batch_id")? else {
+        return Ok(None);
+    };
+    Ok(Some(Batch {
+        id: BatchId::new(id),
+        prev_tick: TickId::new(row.try_get("prev_tick_id")?),
+        tick: TickId::new(row.try_get("cur_tick_id")?),
+        start: row.try_get("prev_tick_time")?,
+        end: row.try_get("cur_tick_time")?,
+        consumer_name: consumer.as_str().to_owned(),
+    }))
+}
+
+/// `None`: the batch is not open any more.
+pub async fn get_batch_info<C: GenericClient>(client: &C, batch: BatchId) -> Result<Option<Batch>, ApiError> {
+    let row = call!(client, "pgq.get_batch_info", "($1)", [&batch.get()])?;
+    let Some(tick) = row.try_get::<_, Option<i64>>("tick_id")? else {
+        return Ok(None);
+    };
+    Ok(Some(Batch {
+        id: batch,
+        prev_tick: TickId::new(row.try_get("prev_tick_id")?),
+        tick: TickId::new(tick),
+        start: row.try_get("batch_start")?,
+        end: row.try_get("batch_end")?,
+        consumer_name: row.try_get("consumer_name")?,
+    }))
+}
+
+/// Declares a cursor over the batch's events that fit the filter, a condition in SQL; fetches nothing yet.
+/// Only in a transaction.
+pub async fn open_batch_cursor<C: GenericClient>(
+    client: &C,
+    batch: BatchId,
+    cursor: &str,
+    filter: Option<&str>,
+) -> Result<(), ApiError> {
+    let rows = call!(
+        many client,
+        "pgq.get_batch_cursor",
+        "($1, $2, 0, $3)",
+        [&batch.get(), &cursor, &filter]
+    )?;
+    debug_assert!(rows.is_empty());
+    Ok(())
+}
+
+/// `false`: the batch is not open any more.
+pub async fn finish_batch<C: GenericClient>(client: &C, batch: BatchId) -> Result<bool, ApiError> {
+    let row = call!(client, "pgq.finish_batch", "($1)", [&batch.get()])?;
+    Ok(row.try_get::<_, i32>(0)? == 1)
+}
+
+/// Has events delivered again after a pause.
+pub async fn event_retry<C: GenericClient>(
+    client: &C,
+    batch: BatchId,
+    events: &[EventId],
+    after: Duration,
+) -> Result<(), ApiError> {
+    let ids: Vec<i64> = events.iter().map(|id| id.get()).collect();
+    let seconds = i32::try_from(after.as_secs()).unwrap_or(i32::MAX);
+    one(
+        client,
+        "pgq.event_retry",
+        "select count(pgq.event_retry($1, e.id, $2::int4)) from unnest($3::int8[]) as e (id)",
+        &[&batch.get(), &seconds, &ids],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Says that events failed: they are retried later and later, at last they are dead letters. Gives how many
+/// of them died.
+pub async fn event_nack<C: GenericClient>(
+    client: &C,
+    batch: BatchId,
+    events: &[EventId],
+    reason: &str,
+) -> Result<u64, ApiError> {
+    let ids: Vec<i64> = events.iter().map(|id| id.get()).collect();
+    let rows = many(
+        client,
+        "pgq.event_nack",
+        "select retry_after is null from pgq.event_nack($1, $2::int8[], $3)",
+        &[&batch.get(), &ids, &reason],
+    )
+    .await?;
+    let dead = rows
+        .iter()
+        .map(|row: &Row| row.try_get::<_, bool>(0))
+        .filter(|dead| matches!(dead, Ok(true)));
+    Ok(dead.count() as u64)
+}
+
+/// Makes an event a dead letter at once.
+pub async fn event_dead<C: GenericClient>(
+    client: &C,
+    batch: BatchId,
+    event: EventId,
+    reason: &str,
+) -> Result<(), ApiError> {
+    call!(
+        client,
+        "pgq.event_dead",
+        "($1, $2, $3)",
+        [&batch.get(), &event.get(), &reason]
+    )?;
+    Ok(())
+}
+
+fn seconds(duration: Option<Duration>) -> Option<f64> {
+    duration.map(|duration| duration.as_secs_f64())
+}
