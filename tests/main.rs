@@ -12,6 +12,7 @@ mod fixtures;
 mod links;
 mod londiste;
 mod modules;
+mod qadmin;
 mod races;
 mod replica;
 mod ticker;

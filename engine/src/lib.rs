@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod dev;
 pub mod doctor;
 pub mod metrics;
+pub mod qadmin;
 pub mod spool;
 pub mod table;
 pub mod worker;

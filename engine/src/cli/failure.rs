@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use crate::capture::CaptureError;
 use crate::config::ConfigError;
 use crate::daemon::log::Verbosity;
+use crate::qadmin::QadminError;
 use crate::worker::WorkerError;
 
 /// What a failed command leaves with.
@@ -145,6 +146,7 @@ const ADVISERS: &[Adviser] = &[
     advice::<tokio_postgres::Error>,
     advice::<WorkerError>,
     advice::<CaptureError>,
+    advice::<QadminError>,
 ];
 
 fn advice<'a, E: StdError + Advice + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a dyn Advice> {
