@@ -23,17 +23,24 @@ fn main() {
 
 fn embed(dir: &Path, schema: &str, out: &mut String) {
     let index = read(&dir.join("index"));
-    let listed: Vec<&str> = index
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .collect();
+    let mut group = "";
+    let mut listed = Vec::new();
+    let mut groups = Vec::new();
+    for line in index.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        match line.strip_prefix('#') {
+            Some(heading) => group = heading.trim(),
+            None => {
+                listed.push(line);
+                groups.push(group);
+            }
+        }
+    }
     compare_with_directory(dir, &listed);
 
     let mut checksum = Fnv::new();
     let mut scripts = String::new();
     let mut public = BTreeSet::new();
-    for file in listed {
+    for (file, group) in listed.into_iter().zip(groups) {
         let sql = read(&dir.join(file));
         checksum.add(file);
         checksum.add(&sql);
@@ -46,7 +53,7 @@ fn embed(dir: &Path, schema: &str, out: &mut String) {
         }
         writeln!(
             scripts,
-            "        Script {{ file: {file:?}, function: {function:?}, overloads: {overloads}, sql: include_str!({:?}) }},",
+            "        Script {{ file: {file:?}, group: {group:?}, function: {function:?}, overloads: {overloads}, sql: include_str!({:?}) }},",
             dir.join(file).display().to_string()
         )
         .expect("a String takes all");

@@ -13,6 +13,7 @@ mod links;
 mod londiste;
 mod modules;
 mod queue;
+mod qadmin;
 mod races;
 mod replica;
 mod ticker;

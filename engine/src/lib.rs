@@ -14,6 +14,7 @@ pub mod dev;
 pub mod doctor;
 pub mod metrics;
 pub mod queue;
+pub mod qadmin;
 pub mod spool;
 pub mod table;
 pub mod worker;

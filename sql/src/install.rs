@@ -24,6 +24,8 @@ struct Embedded {
 
 struct Script {
     file: &'static str,
+    /// The index's heading over it.
+    group: &'static str,
     /// The function it makes; empty for tables and roles.
     function: &'static str,
     overloads: i64,
@@ -57,6 +59,14 @@ impl Module {
             Module::PgqNode => "pgq_node",
             Module::Londiste => "londiste",
         }
+    }
+
+    /// Functions for users, with the index's heading over each and the text that makes it.
+    pub(crate) fn public_functions(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let scripts = self.embedded().scripts.iter();
+        scripts
+            .filter(|script| !script.function.is_empty() && !script.function.starts_with('_'))
+            .map(|script| (script.group, script.sql))
     }
 
     fn embedded(self) -> &'static Embedded {

@@ -9,6 +9,7 @@ pub mod ident;
 pub mod ids;
 pub mod install;
 pub mod lsn;
+pub mod manual;
 pub mod names;
 pub mod nearest;
 pub mod snapshot;

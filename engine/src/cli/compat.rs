@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// Old program name, and the words that stand for it here.
-const OLD_NAMES: &[(&str, &str)] = &[
+pub const OLD_NAMES: &[(&str, &str)] = &[
     ("londiste", "londiste"),
     ("londiste3", "londiste"),
     ("pgqd", "ticker"),
+    ("qadmin", "qadmin"),
 ];
 
 /// How the program was called.
@@ -92,6 +93,11 @@ mod tests {
             called(&["pgqd", "-d", "c.ini"]),
             ["pgqd", "ticker", "-d", "c.ini"]
         );
+        assert_eq!(
+            called(&["qadmin", "-h", "db1", "shop"]),
+            ["qadmin", "qadmin", "-h", "db1", "shop"]
+        );
+        assert_eq!(called(&["qadmin", "--version"]), ["qadmin", "--version"]);
         assert_eq!(called(&["pgqd", "-V"]), ["pgqd", "-V"]);
         assert_eq!(called(&["skytide", "doctor"]), ["skytide", "doctor"]);
         assert!(called(&[]).is_empty());

@@ -12,6 +12,7 @@ use crate::capture::CaptureError;
 use crate::config::ConfigError;
 use crate::daemon::log::Verbosity;
 use crate::queue::QueueError;
+use crate::qadmin::QadminError;
 use crate::worker::WorkerError;
 
 /// What a failed command leaves with.
@@ -188,6 +189,7 @@ const ADVISERS: &[Adviser] = &[
     advice::<CaptureError>,
     advice::<ApiError>,
     advice::<QueueError>,
+    advice::<QadminError>,
 ];
 
 fn advice<'a, E: StdError + Advice + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a dyn Advice> {

@@ -1,6 +1,7 @@
 //! The command line: arguments → settings → a call into a room → output.
 
 pub mod compat;
+pub mod completion;
 pub mod dev;
 pub mod docs;
 pub mod doctor;
@@ -9,6 +10,7 @@ pub mod install;
 pub mod londiste;
 pub mod output;
 pub mod queue;
+pub mod qadmin;
 pub mod shell;
 pub mod spool;
 pub mod ticker;
@@ -65,7 +67,7 @@ const LONG_ABOUT: &str = "\
 PgQ, Londiste and walmgr as one native engine.
 
 Tables are followed from the WAL of one PostgreSQL and applied to another in batches cut by PgQ ticks. A link to \
-this program named `londiste` or `pgqd` takes the old arguments and the old configuration files.";
+this program named `londiste`, `pgqd` or `qadmin` takes the old arguments and the old configuration files.";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 the answer is no.";
 
@@ -120,12 +122,12 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// Replicate tables: make nodes, add tables, run the worker, watch and compare.
     Londiste(londiste::LondisteArgs),
+    Qadmin(qadmin::QadminArgs),
     Spool(spool::SpoolArgs),
     Ticker(ticker::TickerArgs),
     Queue(queue::QueueArgs),
     Dev(dev::DevArgs),
-    /// Write the pages of `docs/` that are made from tables in the code.
-    #[command(hide = true)]
+    Completion(completion::CompletionArgs),
     Docs(docs::DocsArgs),
 }
 
@@ -150,10 +152,12 @@ pub async fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Londiste(args) => Box::pin(londiste::run(args, &context)).await,
         Command::Install(args) => install::run(args, &context).await,
         Command::Doctor(args) => doctor::run(args, &context).await,
+        Command::Qadmin(args) => Box::pin(qadmin::run(args, &context)).await,
+        Command::Completion(args) => completion::run(&args, &context),
         Command::Spool(args) => spool::run(args, &context),
         Command::Ticker(args) => ticker::run(args, &context).await,
         Command::Queue(args) => Box::pin(queue::run(args, &context)).await,
         Command::Dev(args) => Box::pin(dev::run(args, &context)).await,
-        Command::Docs(args) => docs::run(args, &context).await,
+        Command::Docs(args) => docs::run(&args),
     }
 }

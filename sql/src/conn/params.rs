@@ -241,6 +241,20 @@ impl ConnectString {
         other
     }
 
+    /// The same, with these keywords set anew.
+    pub fn with(&self, changes: &[(&str, &str)]) -> Result<ConnectString, ConnectStringError> {
+        let mut values = self.values.clone();
+        if changes.iter().any(|(keyword, _)| *keyword == "host") {
+            // It would go before the new name.
+            values.remove("hostaddr");
+        }
+        for (keyword, value) in changes {
+            values.insert(known_keyword(keyword, value)?, (*value).to_owned());
+        }
+        values.retain(|_, value| !value.is_empty());
+        ConnectString::from_values(values)
+    }
+
     pub(super) fn only_host(&self, host: &Host) -> ConnectString {
         let mut other = self.clone();
         other.hosts = vec![host.clone()];

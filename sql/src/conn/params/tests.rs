@@ -83,6 +83,23 @@ fn the_password_is_shown_to_nobody_but_libpq() {
 }
 
 #[test]
+fn keywords_can_be_set_anew() {
+    let given = parse("host=a hostaddr=10.0.0.1 port=1 user=u password=p dbname=d");
+    let moved = given.with(&[("host", "b"), ("dbname", "o'ther")]).unwrap();
+    assert_eq!(moved.hosts()[0].to_string(), "b:1");
+    assert_eq!(
+        moved.to_libpq(),
+        "dbname='o\\'ther' host='b' password='p' port='1' user='u'"
+    );
+    assert_eq!(
+        given.with(&[("user", "")]).unwrap(),
+        parse("host=a hostaddr=10.0.0.1 port=1 password=p dbname=d")
+    );
+    assert!(given.with(&[("hots", "b")]).is_err());
+    assert!(given.with(&[("port", "x")]).is_err());
+}
+
+#[test]
 fn environment_fills_gaps_only() {
     let variable = |name: &str| match name {
         "PGHOST" => Some("fromenv".to_owned()),

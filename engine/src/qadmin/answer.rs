@@ -1,0 +1,181 @@
+//! What a command gives back, and how it is printed.
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Value, json};
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::error::QadminError;
+use crate::cli::output::{Output, OutputMode};
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Answer {
+    Rows(Rows),
+    /// Something was done: the command's tag, and what there is to know about it.
+    Done {
+        tag: String,
+        notes: Vec<String>,
+    },
+    /// Text for people and programs alike, under this name in JSON.
+    Text {
+        name: &'static str,
+        text: String,
+    },
+    Nothing,
+}
+
+impl Answer {
+    pub fn done(tag: &str) -> Answer {
+        Answer::noted(tag, Vec::new())
+    }
+
+    pub fn noted(tag: &str, notes: Vec<String>) -> Answer {
+        Answer::Done {
+            tag: tag.to_owned(),
+            notes,
+        }
+    }
+
+    pub fn print(&self, output: &Output) -> Result<(), QadminError> {
+        let printed = match self {
+            Answer::Rows(rows) => rows.print(output),
+            Answer::Done { tag, notes } => match output.mode() {
+                OutputMode::Json => output.json(&json!({ "tag": tag, "notes": notes })),
+                OutputMode::Table => {
+                    let lines: Vec<&str> = notes.iter().map(String::as_str).chain([tag.as_str()]).collect();
+                    output.line(lines.join("\n"))
+                }
+            },
+            Answer::Text { name, text } => match output.mode() {
+                OutputMode::Json => output.json(&json!({ *name: text })),
+                OutputMode::Table => output.line(text),
+            },
+            Answer::Nothing => Ok(()),
+        };
+        printed.map_err(QadminError::Print)
+    }
+}
+
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Rows {
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<Value>>,
+}
+
+impl Rows {
+    pub fn read(columns: &[tokio_postgres::Column], rows: &[Row]) -> Result<Rows, tokio_postgres::Error> {
+        let read = |row: &Row| {
+            (0..row.len())
+                .map(|at| value(row, at))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Rows {
+            columns: columns.iter().map(|column| column.name().to_owned()).collect(),
+            rows: rows.iter().map(read).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn print(&self, output: &Output) -> anyhow::Result<()> {
+        let header: Vec<&str> = self.columns.iter().map(String::as_str).collect();
+        let rows: Vec<Named<'_>> = self
+            .rows
+            .iter()
+            .map(|values| Named {
+                columns: &self.columns,
+                values,
+            })
+            .collect();
+        output.rows(&header, &rows, |row| row.values.iter().map(cell).collect())?;
+        if output.mode() == OutputMode::Table {
+            let count = self.rows.len();
+            output.line(format!("({count} row{})\n", if count == 1 { "" } else { "s" }))?;
+        }
+        Ok(())
+    }
+}
+
+/// A value of one of the types our own queries give.
+fn value(row: &Row, at: usize) -> Result<Value, tokio_postgres::Error> {
+    let kind = row.columns().get(at).map(|column| column.type_().clone());
+    let value = match kind {
+        Some(Type::BOOL) => json!(row.try_get::<_, Option<bool>>(at)?),
+        Some(Type::INT4) => json!(row.try_get::<_, Option<i32>>(at)?),
+        Some(Type::INT8) => json!(row.try_get::<_, Option<i64>>(at)?),
+        Some(Type::FLOAT8) => json!(row.try_get::<_, Option<f64>>(at)?),
+        _ => json!(row.try_get::<_, Option<String>>(at)?),
+    };
+    Ok(value)
+}
+
+/// A value the server gave as text.
+pub fn value_of_text(text: Option<&str>, kind: Option<&Type>) -> Value {
+    let Some(text) = text else { return Value::Null };
+    let parsed = match kind {
+        Some(&Type::BOOL) => Some(Value::Bool(text == "t")),
+        Some(
+            &(Type::INT2
+            | Type::INT4
+            | Type::INT8
+            | Type::OID
+            | Type::FLOAT4
+            | Type::FLOAT8
+            | Type::NUMERIC
+            | Type::JSON
+            | Type::JSONB),
+        ) => serde_json::from_str(text).ok(),
+        _ => None,
+    };
+    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A row as an object whose keys keep the columns' order.
+struct Named<'a> {
+    columns: &'a [String],
+    values: &'a [Value],
+}
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.columns.len()))?;
+        for (column, value) in self.columns.iter().zip(self.values) {
+            map.serialize_entry(column, value)?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_keep_their_kind_in_json() {
+        assert_eq!(value_of_text(Some("t"), Some(&Type::BOOL)), json!(true));
+        assert_eq!(value_of_text(Some("12"), Some(&Type::INT8)), json!(12));
+        assert_eq!(
+            value_of_text(Some("{\"a\": 1}"), Some(&Type::JSONB)),
+            json!({"a": 1})
+        );
+        assert_eq!(value_of_text(Some("NaN"), Some(&Type::FLOAT8)), json!("NaN"));
+        assert_eq!(value_of_text(Some("12"), Some(&Type::TEXT)), json!("12"));
+        assert_eq!(value_of_text(None, Some(&Type::TEXT)), Value::Null);
+    }
+
+    #[test]
+    fn a_row_keeps_the_order_of_its_columns() {
+        let columns = ["z".to_owned(), "a".to_owned()];
+        let row = Named {
+            columns: &columns,
+            values: &[json!(1), Value::Null],
+        };
+        assert_eq!(serde_json::to_string(&row).unwrap(), r#"{"z":1,"a":null}"#);
+    }
+}
