@@ -24,6 +24,7 @@ pub async fn modules(side: &Side, out: &mut Findings) -> Result<(), Unasked> {
         match entry.action {
             Action::Keep => out.ok(object, format!("version {installed}, unchanged")),
             Action::Install => out.fail(object, "is not there", &*command),
+            Action::Adopt => out.warn(object, format!("is PgQ's own: {installed}"), &*command),
             Action::Upgrade => out.warn(object, format!("is not this program's: {installed}"), &*command),
             Action::Repair => out.fail(object, "functions were changed after installing", &*command),
         }
