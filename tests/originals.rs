@@ -66,6 +66,10 @@ fn difference(ours: &Path, printed: &str) -> String {
         .output()
         .unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
-    let lines = text.lines().skip(2).filter(|line| !line.starts_with("@@"));
+    let ruler = |line: &str| line.len() > 1 && line.chars().all(|c| c == '-' || c == '+');
+    let lines = text
+        .lines()
+        .skip(2)
+        .filter(|line| !line.starts_with("@@") && !ruler(line));
     lines.map(|line| format!("{line}\n")).collect()
 }

@@ -42,7 +42,7 @@ struct Script {
 }
 
 /// Capture triggers call these; the extension has them in C.
-const TRIGGER_FUNCTIONS: [&str; 3] = ["jsontriga", "logutriga", "sqltriga"];
+const TRIGGER_FUNCTIONS: [&str; 4] = ["jsontriga", "logtriga", "logutriga", "sqltriga"];
 
 impl Script {
     fn is_trigger_function(&self) -> bool {

@@ -8,8 +8,19 @@ alter table pgq.queue
     add column if not exists queue_per_tx_limit     integer,
     add column if not exists queue_extra_maint      text[];
 
--- tick: 2.1 did not note the event sequence. One less than now: what came after the newest tick counts as new
-alter table pgq.tick add column if not exists tick_event_seq bigint;
+-- tick: 2.1 did not note the event sequence. One less than now: what came after the newest tick counts as new.
+-- The default is for an old pgq.ticker that waits for our locks and then goes on
+do $$
+begin
+    if not exists (
+        select 1 from pg_catalog.pg_attribute a
+         where a.attrelid = 'pgq.tick'::regclass and a.attname = 'tick_event_seq' and not a.attisdropped)
+    then
+        alter table pgq.tick add column tick_event_seq bigint;
+        alter table pgq.tick alter column tick_event_seq set default 0;
+    end if;
+end;
+$$;
 do $$
 declare
     q       record;

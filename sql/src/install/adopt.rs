@@ -119,7 +119,7 @@ async fn trigger_step<C: GenericClient>(
     let row = client
         .query_one(
             queries::COUNT_C_TRIGGERS,
-            &[&module.schema(), &super::TRIGGER_FUNCTIONS],
+            &[&module.schema(), &super::TRIGGER_FUNCTIONS.as_slice()],
         )
         .await?;
     let (functions, used): (Option<String>, i64) = (row.get(0), row.get(1));
