@@ -5,6 +5,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use skytide_sql::install::InstallError;
+
 use crate::capture::CaptureError;
 use crate::config::ConfigError;
 use crate::daemon::log::Verbosity;
@@ -136,6 +138,12 @@ impl Advice for CaptureError {
     }
 }
 
+impl Advice for InstallError {
+    fn hint(&self) -> Option<String> {
+        self.fix()
+    }
+}
+
 type Adviser = for<'a> fn(&'a (dyn StdError + 'static)) -> Option<&'a dyn Advice>;
 
 /// A room whose errors give advice adds its line here.
@@ -145,6 +153,7 @@ const ADVISERS: &[Adviser] = &[
     advice::<tokio_postgres::Error>,
     advice::<WorkerError>,
     advice::<CaptureError>,
+    advice::<InstallError>,
 ];
 
 fn advice<'a, E: StdError + Advice + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a dyn Advice> {

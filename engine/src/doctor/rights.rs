@@ -14,7 +14,8 @@ pub async fn modules(side: &Side, out: &mut Findings) -> Result<(), Unasked> {
     let plan = match install::plan(&*side.session).await {
         Ok(plan) => plan,
         Err(e) => {
-            out.fail("SQL modules", chain(&e), command);
+            let fix = e.fix().unwrap_or(command);
+            out.fail("SQL modules", chain(&e), fix);
             return Ok(());
         }
     };

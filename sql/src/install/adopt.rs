@@ -201,7 +201,7 @@ impl Contents {
                 && after.as_ref() != Some(before)
             {
                 return Err(InstallError::Different {
-                    what: *what,
+                    what,
                     before: before.clone(),
                     after: after.clone().unwrap_or_else(|| "gone".into()),
                 });
@@ -255,15 +255,9 @@ impl Patience {
             return Ok(());
         }
         let holders: String = client.query_one(queries::HOLDERS, &[&LOCKED]).await?.get(0);
-        match failure {
-            InstallError::Detach { source, .. }
-            | InstallError::Script { source, .. }
-            | InstallError::Database(source) => Err(InstallError::Locked {
-                waited: self.whole,
-                holders,
-                source,
-            }),
-            other => Err(other),
-        }
+        Err(InstallError::Locked {
+            waited: self.whole,
+            holders,
+        })
     }
 }

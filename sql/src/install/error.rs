@@ -11,44 +11,27 @@ pub enum InstallError {
     #[error("server version {0} is too old: PostgreSQL 13 or newer is needed")]
     ServerTooOld(String),
 
-    #[error(
-        "schema {schema} is not PgQ's: it has no {missing}; use another database, or move the schema away with: \
-         alter schema {schema} rename to {schema}_old"
-    )]
+    #[error("schema {schema} is not PgQ's: it has no {missing}")]
     ForeignSchema { schema: Module, missing: String },
 
-    #[error(
-        "{object} belongs to {owner}, not to {user}; connect as {owner}, or add to the connect string: \
-         options='-c role={owner}'"
-    )]
+    #[error("{object} belongs to {owner}, not to {user}")]
     OtherOwner {
         object: String,
         owner: String,
         user: String,
     },
 
-    #[error(
-        "extension {dependent} needs extension {extension}, which is to become plain schemas; \
-         drop it with: drop extension {dependent}"
-    )]
+    #[error("extension {dependent} needs extension {extension}, which is to become a plain schema")]
     DependentExtension { extension: String, dependent: String },
 
-    #[error(
-        "view {view} uses columns of pgq.subscription that move to another table; keep its definition from \
-         pg_get_viewdef('{view}'), drop it, install, and make it again: the columns have the same names then"
-    )]
+    #[error("view {view} uses columns of pgq.subscription that move to another table")]
     DependentView { view: String },
 
-    #[error(
-        "the tables of the old schemas could not be locked within {} seconds{holders}; \
-         wait for these transactions or end them, or give --lock-timeout more", .waited.as_secs()
-    )]
+    #[error("the tables of the old schemas could not be locked within {} seconds{holders}", .waited.as_secs())]
     Locked {
         waited: Duration,
         /// Who holds locks, each with its process; starts with punctuation, empty if nobody was seen.
         holders: String,
-        #[source]
-        source: tokio_postgres::Error,
     },
 
     #[error(
@@ -91,9 +74,31 @@ impl InstallError {
         match self {
             InstallError::Detach { source, .. }
             | InstallError::Script { source, .. }
-            | InstallError::Locked { source, .. }
             | InstallError::Database(source) => Some(source),
             _ => None,
         }
+    }
+
+    /// What the user does next.
+    pub fn fix(&self) -> Option<String> {
+        Some(match self {
+            InstallError::ForeignSchema { schema, .. } => format!(
+                "Use another database, or move the schema away with: alter schema {schema} rename to {schema}_old"
+            ),
+            InstallError::OtherOwner { owner, .. } => {
+                format!("Connect as {owner}, or add to the connect string: options='-c role={owner}'")
+            }
+            InstallError::DependentExtension { dependent, .. } => {
+                format!("Drop it with: drop extension {dependent}")
+            }
+            InstallError::DependentView { view } => format!(
+                "Keep what select pg_get_viewdef('{view}') gives, drop the view, and make it again afterwards: \
+                 pgq.subscription has the same columns then."
+            ),
+            InstallError::Locked { .. } => {
+                "Wait for these transactions or end them, or give a longer --lock-timeout.".into()
+            }
+            _ => return None,
+        })
     }
 }
