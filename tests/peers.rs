@@ -189,13 +189,38 @@ fn ini(directory: &Path, section: &str, name: &str, db: &str, more: &str) -> Str
     path.to_str().unwrap().to_owned()
 }
 
+/// Whose modules a database has.
+#[derive(PartialEq)]
+enum Modules {
+    Ours,
+    /// The original extensions, which become ours in the middle of it.
+    Adopted,
+}
+
 /// Unmodified consumers, each with a name and its further configuration, copy everything once between them.
-async fn python_copies(kind: &str, jobs: &[(&str, &str)]) {
+async fn python_copies(kind: &str, jobs: &[(&str, &str)], modules: Modules) {
     if !packaged::has_python("pgq") {
         return;
     }
-    let server = Server::start(Options::default()).await.unwrap();
-    let client = database(&server, "d").await;
+    let (server, mut client) = match modules {
+        Modules::Ours => {
+            let server = Server::start(Options::default()).await.unwrap();
+            let client = database(&server, "d").await;
+            (server, client)
+        }
+        Modules::Adopted => {
+            let Some(server) = packaged::server().await else {
+                return;
+            };
+            if !packaged::has_program(PGQD) {
+                return;
+            }
+            server.create_database("d").await.unwrap();
+            packaged::create_extensions(&server, "d").await;
+            let client = server.connect("d").await.unwrap();
+            (server, client)
+        }
+    };
     client
         .batch_execute(
             "select pgq.create_queue('q'); \
@@ -204,9 +229,11 @@ async fn python_copies(kind: &str, jobs: &[(&str, &str)]) {
         .await
         .unwrap();
     client.batch_execute(EAGER).await.unwrap();
-    let ticker = OurTicker::start(&server, "d");
-
     let directory = packaged::shared_directory();
+    let (ours, theirs) = match modules {
+        Modules::Ours => (Some(OurTicker::start(&server, "d")), None),
+        Modules::Adopted => (None, Some(pgqd(&server, directory.path(), "d"))),
+    };
     let script = directory.path().join("consumer.py");
     fs::write(&script, CONSUMER).unwrap();
     let python = |(name, more): (&str, &str), arguments: &[&str]| {
@@ -223,7 +250,10 @@ async fn python_copies(kind: &str, jobs: &[(&str, &str)]) {
             .iter()
             .map(|job| Running::start(&mut python(*job, &[]), &directory.path().join(job.0)))
             .collect();
-        for _ in 0..10 {
+        for round in 0..10 {
+            if modules == Modules::Adopted && round == 5 {
+                install::install(&mut client).await.unwrap();
+            }
             client
                 .batch_execute("select pgq.insert_event('q', 't', i::text) from generate_series(1, 100) i")
                 .await
@@ -251,12 +281,20 @@ async fn python_copies(kind: &str, jobs: &[(&str, &str)]) {
     for job in jobs {
         succeed(python(*job, &["--unregister"]).output().unwrap());
     }
-    ticker.stop().await;
+    drop(theirs);
+    if let Some(ticker) = ours {
+        ticker.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unmodified_python_consumer_reads_our_queue() {
-    python_copies("alone", &[("copier", "")]).await;
+    python_copies("alone", &[("copier", "")], Modules::Ours).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pgqd_and_a_python_consumer_go_on_while_their_database_becomes_ours() {
+    python_copies("alone", &[("copier", "")], Modules::Adopted).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,7 +303,7 @@ async fn unmodified_python_consumers_share_our_queue() {
         ("one", "consumer_name = shared\nsubconsumer_name = one\n"),
         ("two", "consumer_name = shared\nsubconsumer_name = two\n"),
     ];
-    python_copies("sharing", &jobs).await;
+    python_copies("sharing", &jobs, Modules::Ours).await;
 }
 
 fn succeed(out: Output) -> String {
