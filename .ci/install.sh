@@ -95,6 +95,37 @@ need_postgres() {
     say "PostgreSQL: $("$(postgres_bins | head -n 1)/postgres" --version)"
 }
 
+# Old programs and modules that tests compare with, where Debian's packages are at hand. Never fails: without
+# them these tests say that they are skipped.
+want_peers() {
+    local major package wanted=() missing=()
+    command -v apt-get >/dev/null && can_be_root || return 0
+    major=$(postgres_bins | sed -n 's,^/usr/lib/postgresql/\([0-9]*\)/bin$,\1,p' | head -n 1)
+    if [ -n "$major" ]; then
+        wanted+=("postgresql-$major-pgq3" "postgresql-$major-pgq-node" "postgresql-$major-londiste-sql")
+    fi
+    wanted+=(python3-pgq python3-londiste)
+    # This package starts a service, which nobody but a CI machine would want.
+    if [ -n "${CI:-}" ]; then
+        wanted+=(pgqd)
+    fi
+    if [ -z "$(apt-cache policy python3-pgq 2>/dev/null)" ]; then
+        as_root apt-get update -qq || return 0
+    fi
+    for package in "${wanted[@]}"; do
+        case $(apt-cache policy "$package" 2>/dev/null) in
+        *"Candidate: (none)"*) ;;
+        *"Installed: (none)"*) missing+=("$package") ;;
+        esac
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
+        say "Installing what tests compare with: ${missing[*]}"
+        export DEBIAN_FRONTEND=noninteractive
+        as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+            say "NOTE: that failed; tests that need it say that they are skipped"
+    fi
+}
+
 need_rust() {
     local home=${CARGO_HOME:-$HOME/.cargo}
     if ! command -v cargo >/dev/null && [ -x "$home/bin/cargo" ]; then
@@ -129,5 +160,6 @@ need_nextest() {
             return
         fi
     fi
+    # shellcheck disable=SC2034 # read by ./test
     TEST_RUNNER=nextest
 }

@@ -60,11 +60,23 @@ fn embed(dir: &Path, schema: &str, out: &mut String) {
     }
     writeln!(
         out,
-        "    Embedded {{ checksum: \"{:016x}\", public: &{:?}, scripts: &[\n{scripts}    ] }},",
+        "    Embedded {{ checksum: \"{:016x}\", public: &{:?}, before: {}, after: {}, scripts: &[\n{scripts}    ] }},",
         checksum.0,
-        public.into_iter().collect::<Vec<_>>()
+        public.into_iter().collect::<Vec<_>>(),
+        upgrade(dir, "before"),
+        upgrade(dir, "after"),
     )
     .expect("a String takes all");
+}
+
+/// A script for schemas of older makers, as an expression. Not part of the checksum: it runs once, when such
+/// a schema is adopted.
+fn upgrade(dir: &Path, moment: &str) -> String {
+    let path = dir.join("upgrade").join(format!("{moment}.sql"));
+    match path.is_file() {
+        true => format!("include_str!({:?})", path.display().to_string()),
+        false => "\"\"".into(),
+    }
 }
 
 fn read(path: &Path) -> String {

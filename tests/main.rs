@@ -1,6 +1,7 @@
 //! Stories: whole flows on real servers, one module a story.
 #![allow(clippy::unwrap_used)]
 
+mod adopt;
 mod apply;
 mod apply_speed;
 mod cli;
@@ -14,6 +15,9 @@ mod londiste;
 mod modules;
 mod queue;
 mod qadmin;
+mod originals;
+mod packaged;
+mod peers;
 mod races;
 mod replica;
 mod ticker;

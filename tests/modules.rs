@@ -34,7 +34,7 @@ pub async fn database(server: &Server, name: &str) {
     .unwrap();
 }
 
-fn sessions() -> Vec<PathBuf> {
+pub fn sessions() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql");
     let mut found = Vec::new();
     for module in install::Module::ALL.map(install::Module::schema) {
@@ -83,7 +83,7 @@ async fn sessions_print_what_was_recorded() {
 }
 
 /// As `psql -a < file`, errors among the output.
-fn run(server: &Server, database: &str, path: &Path) -> String {
+pub fn run(server: &Server, database: &str, path: &Path) -> String {
     let dir = tempfile::tempdir().unwrap();
     let out_path = dir.path().join("out");
     let out = File::options().create(true).append(true).open(&out_path).unwrap();
@@ -209,7 +209,13 @@ async fn foreign_schemas_are_refused_untouched() {
     client.batch_execute("create schema londiste").await.unwrap();
     let refused = install::install(&mut client).await.unwrap_err();
     assert!(
-        matches!(refused, InstallError::ForeignSchema(install::Module::Londiste)),
+        matches!(
+            refused,
+            InstallError::ForeignSchema {
+                schema: install::Module::Londiste,
+                ..
+            }
+        ),
         "{refused}"
     );
     let row = client

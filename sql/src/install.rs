@@ -2,14 +2,22 @@
 //!
 //! All in one transaction: either every module is there and verified afterwards, or nothing changed.
 //! A module whose scripts and functions are as this program would make them is left alone, so a second
-//! run does nothing at all.
+//! run does nothing at all. Schemas that PgQ, Londiste and their extensions made are adopted as they are,
+//! with all that is in them.
 
 use std::fmt;
+use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient, IsolationLevel};
 
+mod adopt;
+mod error;
+mod origin;
 mod queries;
+
+pub use error::InstallError;
+pub use origin::Origin;
 
 include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
@@ -18,6 +26,9 @@ struct Embedded {
     checksum: &'static str,
     /// Functions that everybody may execute.
     public: &'static [&'static str],
+    /// Once, when an older schema is adopted: before the scripts, and after them. May be empty.
+    before: &'static str,
+    after: &'static str,
     /// In install order.
     scripts: &'static [Script],
 }
@@ -30,6 +41,15 @@ struct Script {
     function: &'static str,
     overloads: i64,
     sql: &'static str,
+}
+
+/// Capture triggers call these; the extension has them in C.
+const TRIGGER_FUNCTIONS: [&str; 4] = ["jsontriga", "logtriga", "logutriga", "sqltriga"];
+
+impl Script {
+    fn is_trigger_function(&self) -> bool {
+        TRIGGER_FUNCTIONS.contains(&self.function)
+    }
 }
 
 /// A schema of functions and tables, in the order in which they need each other.
@@ -90,6 +110,8 @@ pub enum Action {
     Keep,
     /// It is not there.
     Install,
+    /// PgQ's own, of its extension or its scripts: it becomes ours, with what is in it.
+    Adopt,
     /// Its scripts are not this program's.
     Upgrade,
     /// Its functions are not as they were installed: somebody changed, dropped or opened one.
@@ -101,8 +123,37 @@ impl Action {
         match self {
             Action::Keep => "keep",
             Action::Install => "install",
+            Action::Adopt => "adopt",
             Action::Upgrade => "upgrade",
             Action::Repair => "repair",
+        }
+    }
+}
+
+/// What becomes of capture trigger functions that are written in C.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CTriggers {
+    /// Replaced when a schema is adopted; those that were kept then stay.
+    #[default]
+    AsTheyAre,
+    /// They stay, and need their library as long as triggers call them.
+    Keep,
+    /// By PL/pgSQL ones that give the same events.
+    Replace,
+}
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub c_triggers: CTriggers,
+    /// How long to try for the locks that adopting takes. Each try is short.
+    pub lock_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            c_triggers: CTriggers::default(),
+            lock_timeout: Duration::from_secs(30),
         }
     }
 }
@@ -113,6 +164,22 @@ pub struct ModulePlan {
     /// Version that is there now.
     pub installed: Option<String>,
     pub action: Action,
+    /// Who made it, if it is to be adopted.
+    pub origin: Option<Origin>,
+    /// What adopting does, in words.
+    pub steps: Vec<String>,
+}
+
+impl ModulePlan {
+    fn new(module: Module, installed: Option<String>, action: Action) -> ModulePlan {
+        ModulePlan {
+            module,
+            installed,
+            action,
+            origin: None,
+            steps: Vec::new(),
+        }
+    }
 }
 
 /// One entry a module, in install order.
@@ -125,78 +192,39 @@ impl Plan {
     pub fn changes_nothing(&self) -> bool {
         self.modules.iter().all(|m| m.action == Action::Keep)
     }
-}
 
-/// Why the modules could not be installed. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum InstallError {
-    #[error("server version {0} is too old: PostgreSQL 13 or newer is needed")]
-    ServerTooOld(String),
-
-    #[error(
-        "schema {schema} belongs to extension {extension} {version}; taking over an installed extension is \
-         not possible yet: use another database, or drop it with: drop extension {extension} cascade"
-    )]
-    Extension {
-        schema: Module,
-        extension: String,
-        version: String,
-    },
-
-    #[error(
-        "schema {0} exists and was not made by skytide; use another database, or move the schema away with: \
-         alter schema {0} rename to {0}_old"
-    )]
-    ForeignSchema(Module),
-
-    #[error("module {module} was installed by skytide {installed}, which is newer than this one ({VERSION})")]
-    Newer { module: Module, installed: String },
-
-    #[error("run {module}/{file}")]
-    Script {
-        module: Module,
-        file: &'static str,
-        #[source]
-        source: tokio_postgres::Error,
-    },
-
-    #[error("function {function} {fault}")]
-    Verify { function: String, fault: String },
-
-    #[error("inspect the installed modules")]
-    Database(#[from] tokio_postgres::Error),
+    fn adopts(&self) -> bool {
+        self.modules.iter().any(|m| m.action == Action::Adopt)
+    }
 }
 
 /// Says what [`install`] would do. Changes nothing.
 pub async fn plan<C: GenericClient>(client: &C) -> Result<Plan, InstallError> {
+    plan_with(client, &Options::default()).await
+}
+
+pub async fn plan_with<C: GenericClient>(client: &C, options: &Options) -> Result<Plan, InstallError> {
     let row = client.query_one(queries::SERVER_VERSION, &[]).await?;
     if row.get::<_, i32>(0) < 130_000 {
         return Err(InstallError::ServerTooOld(row.get(1)));
     }
     let mut modules = Vec::with_capacity(Module::ALL.len());
     for module in Module::ALL {
-        modules.push(plan_module(client, module).await?);
+        modules.push(plan_module(client, module, options).await?);
     }
     Ok(Plan { modules })
 }
 
-async fn plan_module<C: GenericClient>(client: &C, module: Module) -> Result<ModulePlan, InstallError> {
+async fn plan_module<C: GenericClient>(
+    client: &C,
+    module: Module,
+    options: &Options,
+) -> Result<ModulePlan, InstallError> {
     let row = client.query_one(queries::SCHEMA, &[&module.schema()]).await?;
     let (schema_exists, ledger_exists): (bool, bool) = (row.get(0), row.get(1));
-    if let Some(extension) = row.get::<_, Option<String>>(2) {
-        return Err(InstallError::Extension {
-            schema: module,
-            extension,
-            version: row.get(3),
-        });
-    }
+    let extension: Option<String> = row.get(2);
     if !schema_exists {
-        return Ok(ModulePlan {
-            module,
-            installed: None,
-            action: Action::Install,
-        });
+        return Ok(ModulePlan::new(module, None, Action::Install));
     }
 
     let entry = match ledger_exists {
@@ -204,7 +232,13 @@ async fn plan_module<C: GenericClient>(client: &C, module: Module) -> Result<Mod
         false => None,
     };
     let Some(entry) = entry else {
-        return Err(InstallError::ForeignSchema(module));
+        let origin = origin::recognise(client, module, extension).await?;
+        let steps = adopt::examine(client, module, &origin, options.c_triggers).await?;
+        return Ok(ModulePlan {
+            origin: Some(origin.clone()),
+            steps,
+            ..ModulePlan::new(module, Some(origin.to_string()), Action::Adopt)
+        });
     };
     let (version, checksum, catalog): (String, String, String) = (entry.get(0), entry.get(1), entry.get(2));
     let action = if is_newer(&version, VERSION) {
@@ -214,21 +248,47 @@ async fn plan_module<C: GenericClient>(client: &C, module: Module) -> Result<Mod
         });
     } else if checksum != module.embedded().checksum {
         Action::Upgrade
-    } else if catalog != catalog_checksum(client, module).await? {
+    } else if catalog != catalog_checksum(client, module).await?
+        || options.c_triggers == CTriggers::Replace && !c_functions(client, module).await?.is_empty()
+    {
         Action::Repair
     } else {
         Action::Keep
     };
-    Ok(ModulePlan {
-        module,
-        installed: Some(version),
-        action,
-    })
+    Ok(ModulePlan::new(module, Some(version), action))
 }
 
-/// Installs, upgrades or repairs the modules, verifies them, and returns what was done. In one
+/// Trigger functions of the module that are in C and that a script of ours would replace.
+async fn c_functions<C: GenericClient>(client: &C, module: Module) -> Result<Vec<String>, InstallError> {
+    let ours = module
+        .embedded()
+        .scripts
+        .iter()
+        .filter(|s| s.is_trigger_function());
+    let ours: Vec<&str> = ours.map(|s| s.function).collect();
+    let rows = client
+        .query(queries::C_FUNCTIONS, &[&module.schema(), &ours])
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Installs, adopts, upgrades or repairs the modules, verifies them, and returns what was done. In one
 /// transaction, and one at a time in a database.
 pub async fn install(client: &mut Client) -> Result<Plan, InstallError> {
+    install_with(client, &Options::default()).await
+}
+
+pub async fn install_with(client: &mut Client, options: &Options) -> Result<Plan, InstallError> {
+    let patience = adopt::Patience::new(options.lock_timeout);
+    loop {
+        match attempt(client, options).await {
+            Ok(plan) => return Ok(plan),
+            Err(failure) => patience.after(failure, client).await?,
+        }
+    }
+}
+
+async fn attempt(client: &mut Client, options: &Options) -> Result<Plan, InstallError> {
     let tx = client
         .build_transaction()
         .isolation_level(IsolationLevel::ReadCommitted)
@@ -236,16 +296,32 @@ pub async fn install(client: &mut Client) -> Result<Plan, InstallError> {
         .await?;
     tx.batch_execute(queries::SETTINGS).await?;
     tx.batch_execute(queries::LOCK).await?;
-    let plan = plan(&tx).await?;
+    let plan = plan_with(&tx, options).await?;
     if plan.changes_nothing() {
         tx.rollback().await?;
         return Ok(plan);
     }
 
-    for entry in plan.modules.iter().filter(|entry| entry.action != Action::Keep) {
-        run_scripts(&tx, entry).await?;
+    let before = match plan.adopts() {
+        true => {
+            adopt::lock(&tx).await?;
+            let contents = adopt::Contents::read(&tx).await?;
+            adopt::detach(&tx, &plan).await?;
+            Some(contents)
+        }
+        false => None,
+    };
+    let changed = || plan.modules.iter().filter(|entry| entry.action != Action::Keep);
+    for entry in changed() {
+        let embedded = entry.module.embedded();
+        adopt::run_upgrade(&tx, entry, "upgrade/before.sql", embedded.before).await?;
+        run_scripts(&tx, entry, options.c_triggers).await?;
+        adopt::run_upgrade(&tx, entry, "upgrade/after.sql", embedded.after).await?;
     }
-    for entry in plan.modules.iter().filter(|entry| entry.action != Action::Keep) {
+    if let Some(before) = before {
+        before.compare(&adopt::Contents::read(&tx).await?)?;
+    }
+    for entry in changed() {
         verify(&tx, entry.module).await?;
         let catalog = catalog_checksum(&tx, entry.module).await?;
         let embedded = entry.module.embedded();
@@ -259,9 +335,20 @@ pub async fn install(client: &mut Client) -> Result<Plan, InstallError> {
     Ok(plan)
 }
 
-async fn run_scripts<C: GenericClient>(client: &C, entry: &ModulePlan) -> Result<(), InstallError> {
+async fn run_scripts<C: GenericClient>(
+    client: &C,
+    entry: &ModulePlan,
+    triggers: CTriggers,
+) -> Result<(), InstallError> {
     let module = entry.module;
+    let kept = match (triggers, entry.action) {
+        (CTriggers::Replace, _) | (CTriggers::AsTheyAre, Action::Adopt) => Vec::new(),
+        (CTriggers::Keep | CTriggers::AsTheyAre, _) => c_functions(client, module).await?,
+    };
     for script in module.embedded().scripts {
+        if kept.iter().any(|function| function == script.function) {
+            continue;
+        }
         let failed = |source| InstallError::Script {
             module,
             file: script.file,
@@ -285,8 +372,25 @@ async fn run_scripts<C: GenericClient>(client: &C, entry: &ModulePlan) -> Result
         };
         done.map_err(failed)?;
         client.batch_execute("release savepoint skytide_function").await?;
+        // An older maker's overloads would be ambiguous beside ours.
+        if entry.action == Action::Adopt && count_overloads(client, module, script).await? != script.overloads
+        {
+            drop_overloads(client, module, script.function).await?;
+            client.batch_execute(script.sql).await.map_err(failed)?;
+        }
     }
     Ok(())
+}
+
+async fn count_overloads<C: GenericClient>(
+    client: &C,
+    module: Module,
+    script: &Script,
+) -> Result<i64, InstallError> {
+    let row = client
+        .query_one(queries::COUNT_OVERLOADS, &[&module.schema(), &script.function])
+        .await?;
+    Ok(row.get(0))
 }
 
 async fn drop_overloads<C: GenericClient>(
@@ -310,10 +414,7 @@ async fn verify<C: GenericClient>(client: &C, module: Module) -> Result<(), Inst
     let fault = |function: String, fault: String| Err(InstallError::Verify { function, fault });
 
     for script in embedded.scripts.iter().filter(|s| !s.function.is_empty()) {
-        let row = client
-            .query_one(queries::COUNT_OVERLOADS, &[&module.schema(), &script.function])
-            .await?;
-        let found: i64 = row.get(0);
+        let found = count_overloads(client, module, script).await?;
         if found != script.overloads {
             return fault(
                 format!("{module}.{}", script.function),

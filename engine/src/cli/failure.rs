@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use skytide_sql::api::ApiError;
 use tokio_postgres::error::SqlState;
+use skytide_sql::install::InstallError;
 
 use crate::capture::CaptureError;
 use crate::config::ConfigError;
@@ -178,6 +179,12 @@ impl Advice for QueueError {
     }
 }
 
+impl Advice for InstallError {
+    fn hint(&self) -> Option<String> {
+        self.fix()
+    }
+}
+
 type Adviser = for<'a> fn(&'a (dyn StdError + 'static)) -> Option<&'a dyn Advice>;
 
 /// A room whose errors give advice adds its line here.
@@ -190,6 +197,7 @@ const ADVISERS: &[Adviser] = &[
     advice::<ApiError>,
     advice::<QueueError>,
     advice::<QadminError>,
+    advice::<InstallError>,
 ];
 
 fn advice<'a, E: StdError + Advice + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a dyn Advice> {

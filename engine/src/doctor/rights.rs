@@ -14,7 +14,8 @@ pub async fn modules(side: &Side, out: &mut Findings) -> Result<(), Unasked> {
     let plan = match install::plan(&*side.session).await {
         Ok(plan) => plan,
         Err(e) => {
-            out.fail("SQL modules", chain(&e), command);
+            let fix = e.fix().unwrap_or(command);
+            out.fail("SQL modules", chain(&e), fix);
             return Ok(());
         }
     };
@@ -24,6 +25,7 @@ pub async fn modules(side: &Side, out: &mut Findings) -> Result<(), Unasked> {
         match entry.action {
             Action::Keep => out.ok(object, format!("version {installed}, unchanged")),
             Action::Install => out.fail(object, "is not there", &*command),
+            Action::Adopt => out.warn(object, format!("is PgQ's own: {installed}"), &*command),
             Action::Upgrade => out.warn(object, format!("is not this program's: {installed}"), &*command),
             Action::Repair => out.fail(object, "functions were changed after installing", &*command),
         }

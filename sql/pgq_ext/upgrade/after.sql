@@ -1,0 +1,2 @@
+-- Older tables know no subconsumers.
+select pgq_ext.upgrade_schema();
