@@ -6,14 +6,14 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use skytide_sql::api::ApiError;
-use tokio_postgres::error::SqlState;
 use skytide_sql::install::InstallError;
+use tokio_postgres::error::SqlState;
 
 use crate::capture::CaptureError;
 use crate::config::ConfigError;
 use crate::daemon::log::Verbosity;
-use crate::queue::QueueError;
 use crate::qadmin::QadminError;
+use crate::queue::QueueError;
 use crate::worker::WorkerError;
 
 /// What a failed command leaves with.
