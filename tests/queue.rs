@@ -82,6 +82,17 @@ impl Stage {
             .unwrap();
     }
 
+    /// Waits until consumer `c` is through with all batches.
+    async fn all_finished(&self) {
+        wait::until("the last batch is finished", PATIENCE, async || {
+            let sql = "select count(*) from pgq.get_consumer_info('q', 'c') \
+                       where current_batch is null and pending_events = 0";
+            Ok((one::<i64>(&self.source, sql).await == 1).then_some(()))
+        })
+        .await
+        .unwrap();
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command
@@ -357,6 +368,83 @@ async fn two_processes_under_one_name_do_not_double_a_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_connection_breaks_the_target_has_each_event_once() {
+    let stage = Stage::new().await;
+    let dsn = stage.target_dsn();
+    let words = [
+        "--chunk-rows",
+        "3",
+        "--poll",
+        "20ms",
+        "--create",
+        "--into",
+        &dsn,
+        "t",
+    ];
+    let mut all = vec!["consume", "q", "c"];
+    all.extend(words);
+    let mut consumer = stage.start(&all, &[]);
+    let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name = 'skytide queue c'";
+    let mut broken = 0;
+    for round in 0..60 {
+        stage.fill(7).await;
+        if round % 3 == 0 {
+            broken += one::<i64>(&stage.source, cut).await;
+        }
+    }
+    assert!(broken > 0);
+    stage.all_finished().await;
+    assert_eq!(
+        consumer.exited(),
+        None,
+        "{}",
+        std::fs::read_to_string(stage.log()).unwrap()
+    );
+    assert_once_and_in_order(&stage.target, 420).await;
+    consumer.signal(rustix::process::Signal::TERM);
+    let ended = wait::until("the end", PATIENCE, async || Ok(consumer.exited())).await;
+    assert!(ended.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_modules_roles_are_enough() {
+    let stage = Stage::new().await;
+    stage
+        .source
+        .batch_execute(
+            "create role reader login in role pgq_reader; create role writer login in role pgq_writer; \
+             create role mover login in role pgq_admin",
+        )
+        .await
+        .unwrap();
+    stage
+        .target
+        .batch_execute("create table public.t (ev_data text); grant insert on public.t to writer; select pgq.create_queue('q')")
+        .await
+        .unwrap();
+    let as_role = |database: &str, role: &str| {
+        let dsn = stage.server.dsn_tcp(database);
+        assert!(dsn.contains("user=postgres"));
+        dsn.replace("user=postgres", &format!("user={role}"))
+    };
+    let (reader, writer) = (as_role("source", "reader"), as_role("source", "writer"));
+    let (into, mover) = (as_role("target", "writer"), as_role("target", "mover"));
+    let out = stage.produce(&["--db", &writer], b"1\n2\n");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    stage.tick().await;
+    let run = |words: &[&str]| {
+        let mut all = words.to_vec();
+        all.extend(["--until-idle", "--register", "--db", &reader]);
+        stage.ok(&all)
+    };
+    stage.ok(&["info", "q", "--db", &reader]);
+    run(&["consume", "q", "c", "--into", &into, "t"]);
+    assert_once_and_in_order(&stage.target, 2).await;
+    run(&["move", "q", "m", "--to", &mover]);
+    run(&["consume", "q", "shared", "--subconsumer", "w1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_position_is_told_and_mended() {
     let stage = Stage::new().await;
     let dsn = stage.target_dsn();
@@ -544,12 +632,7 @@ async fn a_program_gets_batches_and_its_exit_code_counts() {
     })
     .await
     .unwrap();
-    wait::until("the last batch is finished", PATIENCE, async || {
-        let sql = "select count(*) from pgq.get_consumer_info('q', 'c') where current_batch is null and pending_events = 0";
-        Ok((one::<i64>(&stage.source, sql).await == 1).then_some(()))
-    })
-    .await
-    .unwrap();
+    stage.all_finished().await;
     program.signal(rustix::process::Signal::TERM);
     let ended = wait::until("the end", PATIENCE, async || Ok(program.exited())).await;
     assert!(ended.unwrap().success());
@@ -641,6 +724,7 @@ async fn a_consumer_waits_out_a_restart_and_hears_that_a_tick_is_wanted() {
         .unwrap();
     };
     count(1).await;
+    stage.all_finished().await;
     stage.server.restart().await.unwrap();
     let client = stage.server.connect("source").await.unwrap();
     client
