@@ -134,12 +134,7 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
         Unit::Count,
         "Batches of a queue finished by this consumer.",
     ),
-    (
-        QUEUE_EVENTS,
-        Counter,
-        Unit::Count,
-        "Events of finished batches.",
-    ),
+    (QUEUE_EVENTS, Counter, Unit::Count, "Events of finished batches."),
     (
         QUEUE_FAILURES,
         Counter,

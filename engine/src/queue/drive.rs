@@ -5,11 +5,11 @@ use skytide_sql::backoff::Backoff;
 use skytide_sql::fault::Fault;
 use tokio_util::sync::CancellationToken;
 
+use super::QueueError;
 use super::handler::Verdicts;
 use super::settings::{Settings, Until};
 use super::source::Source;
 use super::work::Work;
-use super::QueueError;
 use crate::metrics as names;
 
 /// What a consumer did.
