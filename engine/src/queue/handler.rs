@@ -37,7 +37,7 @@ pub trait TargetHandler: Send {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
     Done,
-    /// Come again after this time, as often as it takes.
+    /// Come again after this time, in whole seconds, as often as it takes.
     Retry(Duration),
     /// It failed: come again later and later, as the queue's `max_retries` and `retry_delay` say; then it is a
     /// dead letter. With a reason for people.

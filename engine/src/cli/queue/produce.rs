@@ -35,7 +35,7 @@ pub(super) struct ProduceArgs {
     /// Type of events that do not say theirs
     #[arg(long = "type", value_name = "TYPE")]
     ev_type: Option<String>,
-    /// Ask the ticker for a tick at the end, so that consumers see the events at once
+    /// Ask the ticker for a tick at the end, so that consumers see the events at once (needs pgq_reader)
     #[arg(long)]
     tick: bool,
     /// Most events in a transaction
