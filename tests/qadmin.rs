@@ -556,7 +556,11 @@ async fn at_a_terminal_it_completes_remembers_and_survives_errors() {
     terminal.shows("orders@app> ").await;
     // Several lines until the semicolon; Ctrl-C drops them.
     terminal.type_in("register consumer\r");
-    terminal.type_in("wrong\x03");
+    terminal.type_in("wrong");
+    terminal.shows("wrong").await;
+    terminal.type_in("\x03");
+    // The editor lets go of the terminal; the prompt before that is only the line drawn again.
+    terminal.shows("\u{1b}[?2004l").await;
     terminal.shows("orders@app> ").await;
     terminal.type_in("register consumer\r  mover;\r");
     terminal.shows("REGISTER").await;
