@@ -177,6 +177,7 @@ async fn produce(mut client: Client, flags: Arc<Flags>, nr: usize, insert: &str)
         }
         .await;
         refused.extend(made.err().map(|e| format!("produce: {e:?}")));
+        // The pace of this load; nothing waits for it.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     refused
@@ -190,6 +191,7 @@ async fn consume(mut client: Client, flags: Arc<Flags>) -> Vec<String> {
             Ok(Some(events)) => {
                 flags.consumed.fetch_add(events, Ordering::Relaxed);
             }
+            // As a consumer of the old kind does: it asks again.
             Ok(None) => tokio::time::sleep(Duration::from_millis(5)).await,
             Err(e) => refused.push(format!("consume: {e:?}")),
         }
@@ -235,6 +237,7 @@ async fn tick(client: Client, flags: Arc<Flags>) -> Vec<String> {
                 Err(e) => refused.push(format!("{statement}: {e:?}")),
             }
         }
+        // How often it maintains; nothing waits for it.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     refused
