@@ -121,7 +121,8 @@ impl Database {
         let mut chores = Box::pin(async { tokio::join!(maintenance, retry) });
         let ended = tokio::select! {
             ended = self.tick(session) => ended,
-            _ = &mut chores => Ok(Ended::Cancelled),
+            // They end only when cancelled, and must not be polled again.
+            _ = &mut chores => return Ok(Ended::Cancelled),
         };
         if matches!(ended, Ok(Ended::Cancelled)) {
             let _ = tokio::time::timeout(GRACE, chores).await;
