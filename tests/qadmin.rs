@@ -492,8 +492,9 @@ impl Terminal {
         let quoted: Vec<String> = words
             .map(|word| format!("'{}'", word.to_str().unwrap()))
             .collect();
+        // No shell stays in between: some die of the Ctrl-C that is meant for the program.
         let mut child = Command::new("script")
-            .args(["-qefc", &quoted.join(" "), "/dev/null"])
+            .args(["-qefc", &format!("exec {}", quoted.join(" ")), "/dev/null"])
             .env("HOME", home)
             .env("TERM", "xterm")
             .stdin(Stdio::piped())
@@ -586,11 +587,10 @@ async fn at_a_terminal_it_completes_remembers_and_survives_errors() {
     terminal.shows("canceling statement due to user request").await;
     terminal.shows("orders@app> ").await;
     terminal.type_in("\x04");
-    wait::until("it leaves", PATIENCE, async || {
-        Ok(terminal.child.try_wait()?.filter(|status| status.success()))
-    })
-    .await
-    .unwrap();
+    let left = wait::until("it leaves", PATIENCE, async || Ok(terminal.child.try_wait()?))
+        .await
+        .unwrap();
+    assert!(left.success(), "{left}");
 
     let history = place.home.path().join(".qadmin_history");
     let mode = std::fs::metadata(&history).unwrap().permissions().mode();
