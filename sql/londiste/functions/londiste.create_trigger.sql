@@ -7,7 +7,8 @@
 --   out      trigger_name of the row trigger
 --   codes    200; 201 not created: not wanted, or the database has no capture trigger functions; 403 AFTER
 --            trigger beside one that skips; 405 several that skip
---   note     on a leaf the triggers deny changes. This queue's own triggers are replaced, one that is as it
+--   note     on a leaf the triggers deny changes. The row trigger calls a function made for the table where there is
+--            something to gain. This queue's own triggers are replaced, one that is as it
 --            should be is left alone
 create or replace function londiste.create_trigger(
     in i_queue_name text, in i_table_name text, in i_trg_args text[], in i_dest_table text, in i_node_type text,
@@ -120,6 +121,7 @@ begin
     end loop;
 
     perform londiste._put_trigger(i_dest_table, trigger_name, l_timing, l_events, 'row', l_function, l_args);
+    perform londiste._compile_triggers(i_queue_name, l_oid);
     perform londiste._put_trigger(i_dest_table, l_truncate, 'after', 'truncate', 'statement', 'pgq.sqltriga', l_trunc);
     ret_code := 200;
     ret_note := 'OK';

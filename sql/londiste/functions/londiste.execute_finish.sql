@@ -15,6 +15,8 @@ begin
         ret_note := 'execute_file called without execute_start';
         return;
     end if;
+    -- the tables may have other columns now
+    perform londiste._compile_triggers(i_queue_name, null);
     if pgq_node.is_root_node(i_queue_name) then
         perform pgq.insert_event(i_queue_name, 'EXECUTE', e.execute_sql,
                                  i_file_name, e.execute_attrs, null, null);

@@ -9,14 +9,22 @@ create view triggers as
 \o
 select * from londiste.set_capture('q', 'trigger');
 select * from londiste.local_add_table('q', 't');
-select pgq.compile_trigger('t', '_londiste_q');
 select * from triggers;
 select * from londiste.create_trigger('q', 'public.t', '{}', 'public.t', 'root');
 select * from triggers;
 select * from londiste.create_trigger('q', 'public.t', '{tgflags=J}', 'public.t', 'root');
 select * from triggers;
-select pgq.compile_trigger('t', '_londiste_q');
 insert into t values (1, 'a');
+select ev_type, ev_data from pgq.event_template where ev_extra1 = 'public.t';
+-- an altered table gets another function when the script that altered it is done
+select * from londiste.execute_start('q', 'add.sql', 'alter table t add w int', false);
+alter table t add w int;
+select strpos(p.prosrc, quote_literal(pgq._trigger_layout('t'))) > 0 as fits
+  from pg_trigger t join pg_proc p on p.oid = t.tgfoid where t.tgname = '_londiste_q';
+select * from londiste.execute_finish('q', 'add.sql');
+select strpos(p.prosrc, quote_literal(pgq._trigger_layout('t'))) > 0 as fits
+  from pg_trigger t join pg_proc p on p.oid = t.tgfoid where t.tgname = '_londiste_q';
+insert into t values (2, 'b', 3);
 select ev_type, ev_data from pgq.event_template where ev_extra1 = 'public.t';
 select * from londiste.local_remove_table('q', 't');
 select * from triggers;
