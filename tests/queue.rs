@@ -2,6 +2,7 @@
 //! that each test knows what is in a batch.
 
 mod once;
+mod spooled;
 mod stage;
 mod transfer;
 

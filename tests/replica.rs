@@ -169,6 +169,10 @@ impl Replica {
         replica
     }
 
+    pub fn spool_dir(&self) -> PathBuf {
+        self.path("spool")
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

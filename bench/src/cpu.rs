@@ -35,6 +35,11 @@ pub fn of_process(pid: u32) -> Seconds {
     stat(pid).map_or(0.0, |s| s.own)
 }
 
+/// What children of this process that have ended used.
+pub fn of_children() -> anyhow::Result<Seconds> {
+    Ok(stat(std::process::id()).context("no /proc")?.ended)
+}
+
 /// What a server has used since it started: all of its processes, also those that have ended.
 pub fn of_server(server: &Server) -> anyhow::Result<Seconds> {
     let postmaster = postmaster(server.data_dir())?;

@@ -6,6 +6,8 @@
 
 use skytide_sql::{Oid, TableName};
 
+pub mod scalar;
+
 /// A column as the provider describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {

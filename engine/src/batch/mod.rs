@@ -12,9 +12,11 @@ mod pending;
 mod source;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use follow::{Follower, Limits, Plan};
 pub use source::BatchSource;
+pub use whole::WholeBatches;
 
 use skytide_sql::{Snapshot, TickId};
 

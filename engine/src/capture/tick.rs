@@ -1,10 +1,9 @@
 //! Rows of `pgq.tick` in the stream, in either format.
 
-use std::str::FromStr;
-
 use skytide_sql::{Snapshot, TickId, Xid, Xid32};
 
 use super::assemble::AssembleError;
+use crate::change::scalar::{int4, int8, parse, timestamp};
 use crate::change::{ColumnValue, Relation, Tuple};
 
 /// Where `pgq.tick` has its columns: an upgraded database may have them in another order.
@@ -56,63 +55,20 @@ pub(super) fn tick_row(
     let tuple = tuples.strip_prefix(b"N").ok_or(bad("no new row"))?;
     let (tuple, _) = Tuple::split_from(tuple).map_err(|e| bad(e.what))?;
     let value = |column: usize| tuple.values().nth(column).ok_or(bad("too few columns"));
-    if int4(value(columns.queue)?)? != queue_id {
+    let number = |column| int8(value(column)?).ok_or(bad("not a bigint"));
+    if int4(value(columns.queue)?).ok_or(bad("not an integer"))? != queue_id {
         return Ok(None);
     }
     Ok(Some(TickRow {
-        id: TickId::new(int8(value(columns.id)?)?),
-        time: timestamp(value(columns.time)?)?,
+        id: TickId::new(number(columns.id)?),
+        time: timestamp(value(columns.time)?).ok_or(bad("not a timestamp"))?,
         snapshot: snapshot(value(columns.snapshot)?)?,
         event_seq: match value(columns.event_seq)? {
             ColumnValue::Null => 0,
-            given => int8(given)?,
+            _ => number(columns.event_seq)?,
         },
         subxid,
     }))
-}
-
-fn parse<T: FromStr>(text: &[u8]) -> Option<T> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn int4(value: ColumnValue<'_>) -> Result<i32, AssembleError> {
-    match value {
-        ColumnValue::Text(text) => parse(text),
-        ColumnValue::Binary(bytes) => bytes.try_into().ok().map(i32::from_be_bytes),
-        ColumnValue::Null | ColumnValue::Unchanged => None,
-    }
-    .ok_or(AssembleError::BadTick {
-        what: "not an integer",
-    })
-}
-
-fn int8(value: ColumnValue<'_>) -> Result<i64, AssembleError> {
-    match value {
-        ColumnValue::Text(text) => parse(text),
-        ColumnValue::Binary(bytes) => bytes.try_into().ok().map(i64::from_be_bytes),
-        ColumnValue::Null | ColumnValue::Unchanged => None,
-    }
-    .ok_or(AssembleError::BadTick { what: "not a bigint" })
-}
-
-/// Microseconds since 2000-01-01 UTC. The stream's DateStyle is ISO.
-fn timestamp(value: ColumnValue<'_>) -> Result<i64, AssembleError> {
-    match value {
-        ColumnValue::Text(text) => {
-            let text = std::str::from_utf8(text).ok();
-            let epoch = jiff::Timestamp::from_second(946_684_800).ok();
-            // `+00` is PostgreSQL's short form of an offset; a T makes it ISO 8601.
-            text.map(|t| t.replacen(' ', "T", 1))
-                .and_then(|t| t.parse::<jiff::Timestamp>().ok())
-                .zip(epoch)
-                .map(|(t, epoch)| t.as_microsecond() - epoch.as_microsecond())
-        }
-        ColumnValue::Binary(bytes) => bytes.try_into().ok().map(i64::from_be_bytes),
-        ColumnValue::Null | ColumnValue::Unchanged => None,
-    }
-    .ok_or(AssembleError::BadTick {
-        what: "not a timestamp",
-    })
 }
 
 /// Text form, or `pg_snapshot_send`'s: Int32 count, Int64 xmin, Int64 xmax, count × Int64.
@@ -147,14 +103,6 @@ mod tests {
 
     #[test]
     fn ticks_read_the_same_in_both_formats() {
-        let text = ColumnValue::Text(b"2026-01-02 03:04:05.678901+00");
-        let micros = timestamp(text).unwrap();
-        assert_eq!(micros, 820_638_245_678_901);
-        assert_eq!(
-            timestamp(ColumnValue::Binary(&micros.to_be_bytes())).unwrap(),
-            micros
-        );
-
         let mut bytes = 2u32.to_be_bytes().to_vec();
         for x in [10u64, 20, 10, 15] {
             bytes.extend(x.to_be_bytes());

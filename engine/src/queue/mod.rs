@@ -43,6 +43,7 @@ mod producer;
 mod reader;
 mod settings;
 mod source;
+mod spooled;
 mod table;
 mod transfer;
 mod work;
@@ -71,7 +72,7 @@ pub async fn consume<H: BatchHandler>(
     handler: &mut H,
     stop: &CancellationToken,
 ) -> Result<Stats, QueueError> {
-    let mut work = work::AtLeastOnce { settings, handler };
+    let mut work = work::AtLeastOnce::new(settings, handler);
     drive::drive(settings, &mut work, stop).await
 }
 

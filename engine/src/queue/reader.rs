@@ -1,4 +1,4 @@
-//! Reading a batch: a cursor on the server, a few events at a time here.
+//! Reading a batch: a cursor on the server, a few events at a time here; or what the spool had.
 
 use std::pin::Pin;
 
@@ -22,12 +22,21 @@ const NO_PARAMETERS: [&(dyn ToSql + Sync); 0] = [];
 /// Rows that wait here are left in the connection, which the server fills no further than its buffers: what
 /// is in memory is the chunk that was asked for, and the next event.
 pub struct Events<'a> {
+    from: From<'a>,
+    limits: Limits,
+    read: u64,
+}
+
+enum From<'a> {
+    Cursor(Cursor<'a>),
+    Spool(std::vec::IntoIter<Event>),
+}
+
+struct Cursor<'a> {
     source: &'a Transaction<'a>,
     fetch: Statement,
-    limits: Limits,
     block: Option<Block>,
     ended: bool,
-    read: u64,
 }
 
 struct Block {
@@ -48,14 +57,25 @@ impl<'a> Events<'a> {
             .prepare(FETCH)
             .await
             .map_err(QueueError::sql("read the batch"))?;
-        Ok(Events {
+        let cursor = Cursor {
             source,
             fetch,
-            limits,
             block: None,
             ended: false,
+        };
+        Ok(Events {
+            from: From::Cursor(cursor),
+            limits,
             read: 0,
         })
+    }
+
+    pub(super) fn of_spool(events: Vec<Event>, limits: Limits) -> Events<'a> {
+        Events {
+            from: From::Spool(events.into_iter()),
+            limits,
+            read: 0,
+        }
     }
 
     /// How many events were read.
@@ -66,19 +86,12 @@ impl<'a> Events<'a> {
     /// # Errors
     /// The connection or the filter; the batch can not be read further then.
     pub async fn next_event(&mut self) -> Result<Option<Event>, QueueError> {
-        let failed = QueueError::sql("read the batch");
-        match self.next_row().await {
-            Ok(None) => Ok(None),
-            Ok(Some(row)) => {
-                let event = Event::read(&row).map_err(failed)?;
-                self.read += 1;
-                Ok(Some(event))
-            }
-            Err(error) => {
-                self.ended = true;
-                Err(failed(error))
-            }
-        }
+        let event = match &mut self.from {
+            From::Cursor(cursor) => cursor.next_event().await?,
+            From::Spool(events) => events.next(),
+        };
+        self.read += u64::from(event.is_some());
+        Ok(event)
     }
 
     /// The next events, as many as the settings' limits let be in memory. `None` at the batch's end.
@@ -96,6 +109,20 @@ impl<'a> Events<'a> {
             chunk.push(event);
         }
         Ok(if chunk.is_empty() { None } else { Some(chunk) })
+    }
+}
+
+impl Cursor<'_> {
+    async fn next_event(&mut self) -> Result<Option<Event>, QueueError> {
+        let failed = QueueError::sql("read the batch");
+        match self.next_row().await {
+            Ok(None) => Ok(None),
+            Ok(Some(row)) => Event::read(&row).map(Some).map_err(failed),
+            Err(error) => {
+                self.ended = true;
+                Err(failed(error))
+            }
+        }
     }
 
     async fn next_row(&mut self) -> Result<Option<tokio_postgres::Row>, tokio_postgres::Error> {

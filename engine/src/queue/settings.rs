@@ -1,5 +1,6 @@
 //! What a consumer is told.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use skytide_sql::api::pgq::BatchSize;
@@ -19,6 +20,9 @@ pub struct Settings {
     /// A condition in SQL on the event columns. Events that do not fit count as done.
     pub filter: Option<String>,
     pub chunk: Limits,
+    /// The spool of a worker that follows the queue: batches are read there, and by SQL only where it does not have all
+    /// of one. Not with a filter.
+    pub spool: Option<PathBuf>,
     /// The longest wait between two looks for a batch. They begin close together and become rarer.
     pub poll: Duration,
     pub until: Until,
@@ -35,6 +39,7 @@ impl Settings {
             size: BatchSize::default(),
             filter: None,
             chunk: Limits::default(),
+            spool: None,
             poll: Duration::from_millis(500),
             until: Until::Stopped,
         }

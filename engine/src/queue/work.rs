@@ -6,6 +6,7 @@ use skytide_sql::conn::{self, ConnectString, Session};
 use super::drive::Worked;
 use super::handler::{BatchHandler, TargetHandler, Verdicts};
 use super::mark::{Mark, Standing};
+use super::spooled::Spooled;
 use super::{Events, QueueError, Settings};
 
 pub(super) trait Work: Send {
@@ -20,18 +21,43 @@ pub(super) trait Work: Send {
 }
 
 pub(super) struct AtLeastOnce<'h, H> {
-    pub settings: &'h Settings,
-    pub handler: &'h mut H,
+    settings: &'h Settings,
+    handler: &'h mut H,
+    spooled: Option<Spooled>,
+}
+
+impl<'h, H> AtLeastOnce<'h, H> {
+    pub fn new(settings: &'h Settings, handler: &'h mut H) -> Self {
+        AtLeastOnce {
+            settings,
+            handler,
+            spooled: Spooled::new(settings),
+        }
+    }
 }
 
 impl<H: BatchHandler> Work for AtLeastOnce<'_, H> {
     async fn batch(&mut self, source: &mut Session, batch: &Batch) -> Result<Worked, QueueError> {
         let settings = self.settings;
+        let mut verdicts = Verdicts::default();
+        if let Some(spooled) = &mut self.spooled
+            && let Some(events) = spooled.events(source, batch).await?
+        {
+            let mut events = Events::of_spool(events, settings.chunk);
+            self.handler
+                .batch(batch, &mut events, &mut verdicts)
+                .await
+                .map_err(QueueError::handler(batch.id))?;
+            return Ok(Worked {
+                events: events.read(),
+                verdicts,
+                skipped: false,
+            });
+        }
         let transaction = source
             .transaction()
             .await
             .map_err(QueueError::sql("read the batch"))?;
-        let mut verdicts = Verdicts::default();
         let mut events =
             Events::open(&transaction, batch, settings.filter.as_deref(), settings.chunk).await?;
         self.handler
@@ -59,6 +85,7 @@ pub(super) struct ExactlyOnce<'h, H> {
     mark: Mark,
     handler: &'h mut H,
     session: Option<Session>,
+    spooled: Option<Spooled>,
 }
 
 impl<'h, H> ExactlyOnce<'h, H> {
@@ -69,6 +96,7 @@ impl<'h, H> ExactlyOnce<'h, H> {
             mark: Mark::of(settings),
             handler,
             session: None,
+            spooled: Spooled::new(settings),
         }
     }
 }
@@ -97,21 +125,35 @@ impl<H: TargetHandler> Work for ExactlyOnce<'_, H> {
             });
         }
 
-        let reading = source
-            .transaction()
-            .await
-            .map_err(QueueError::sql("read the batch"))?;
-        let mut events = Events::open(&reading, batch, settings.filter.as_deref(), settings.chunk).await?;
-        self.handler
-            .batch(batch, &mut events, &target)
-            .await
-            .map_err(QueueError::handler(batch.id))?;
-        let read = events.read();
-        drop(events);
-        reading
-            .rollback()
-            .await
-            .map_err(QueueError::sql("read the batch"))?;
+        let spooled = match &mut self.spooled {
+            Some(spooled) => spooled.events(source, batch).await?,
+            None => None,
+        };
+        let read = match spooled {
+            Some(events) => {
+                let mut events = Events::of_spool(events, settings.chunk);
+                let worked = self.handler.batch(batch, &mut events, &target).await;
+                worked.map_err(QueueError::handler(batch.id))?;
+                events.read()
+            }
+            None => {
+                let reading = source
+                    .transaction()
+                    .await
+                    .map_err(QueueError::sql("read the batch"))?;
+                let mut events =
+                    Events::open(&reading, batch, settings.filter.as_deref(), settings.chunk).await?;
+                let worked = self.handler.batch(batch, &mut events, &target).await;
+                worked.map_err(QueueError::handler(batch.id))?;
+                let read = events.read();
+                drop(events);
+                reading
+                    .rollback()
+                    .await
+                    .map_err(QueueError::sql("read the batch"))?;
+                read
+            }
+        };
 
         self.mark.set(&target, batch).await?;
         fail::fail_point!("queue::before_target_commit");

@@ -50,6 +50,9 @@ pub(super) struct ConsumerArgs {
     /// Most bytes of events in memory at once
     #[arg(long, value_name = "SIZE", default_value = "4MB", value_parser = unit::size, help_heading = "Batches")]
     chunk_bytes: u64,
+    /// Read batches from the spool of a worker that follows this queue; by SQL where it lacks a part
+    #[arg(long, value_name = "DIR", conflicts_with = "filter", help_heading = "Batches")]
+    spool: Option<PathBuf>,
     /// End when no batch is there any more; an error ends it too
     #[arg(long, help_heading = "Running")]
     until_idle: bool,
@@ -97,6 +100,7 @@ impl ConsumerArgs {
                 rows: self.chunk_rows,
                 bytes: usize::try_from(self.chunk_bytes).unwrap_or(usize::MAX),
             },
+            spool: self.spool.clone(),
             poll: self.poll.max(Duration::from_millis(1)),
             until: match (self.until_idle, self.batches) {
                 (true, _) => Until::Idle,

@@ -1,0 +1,138 @@
+//! Batches for a reader whom the spool is not kept for: read if all of them is there, or not at all.
+//!
+//! The worker lets go of what it has applied itself. For an earlier tick something may be missing: a transaction
+//! whose commit was decoded before the first block that is kept, and which the tick's snapshot did not see.
+//! It would be among those that ran at the batch's first tick and are visible at its last. Such a one is either found
+//! in the spool, or it began after the first kept tick had committed, so that whatever it did is kept.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use skytide_sql::{TickId, Xid};
+
+use super::BatchError;
+use super::follow::{Follower, Limits};
+use crate::apply::{ApplyError, ChangeSource as _};
+use crate::change::RowChange;
+use crate::spool::{Entry, Spool};
+
+/// Reads another process's spool.
+pub struct WholeBatches {
+    dir: PathBuf,
+    open: Option<Open>,
+}
+
+struct Open {
+    spool: Arc<Spool>,
+    /// Transactions from this one on began after the first kept tick had committed.
+    horizon: Xid,
+    follower: Option<Follower>,
+}
+
+/// Takes a batch's changes.
+pub type Take<'a> = &'a mut dyn FnMut(&Spool, Xid, &RowChange<'_>) -> Result<(), ApplyError>;
+
+impl WholeBatches {
+    pub fn new(dir: impl Into<PathBuf>) -> WholeBatches {
+        WholeBatches {
+            dir: dir.into(),
+            open: None,
+        }
+    }
+
+    /// Hands over the changes between two ticks. False: the spool does not have all of them, and what was handed
+    /// over is to be forgotten.
+    ///
+    /// # Errors
+    /// The spool cannot be read, or `take` failed.
+    pub fn read(&mut self, from: TickId, to: TickId, take: Take<'_>) -> Result<bool, ApplyError> {
+        if self
+            .open
+            .as_ref()
+            .is_none_or(|open| open.spool.last_tick() < Some(to))
+        {
+            // What was published since is seen by opening anew.
+            self.open = Open::new(&self.dir)?;
+        }
+        let Some(open) = &mut self.open else {
+            return Ok(false);
+        };
+        let read = open.read(from, to, take);
+        if !matches!(read, Ok(true)) {
+            // Its place is not the next batch's.
+            open.follower = None;
+        }
+        read
+    }
+}
+
+impl Open {
+    /// `None`: it has no two ticks yet.
+    fn new(dir: &Path) -> Result<Option<Open>, BatchError> {
+        let spool = Spool::open_read_only(dir)?;
+        let horizon = horizon(&spool)?;
+        Ok(horizon.map(|horizon| Open {
+            spool,
+            horizon,
+            follower: None,
+        }))
+    }
+
+    fn read(&mut self, from: TickId, to: TickId, take: Take<'_>) -> Result<bool, ApplyError> {
+        let follower = match self.follower.take().filter(|follower| follower.tick() == from) {
+            Some(follower) => Some(follower),
+            None => match Follower::at_tick(&self.spool, from) {
+                Err(BatchError::TickTooOld { .. } | BatchError::TickGap { .. }) => None,
+                found => found?,
+            },
+        };
+        let Some(mut follower) = follower else {
+            return Ok(false);
+        };
+        let limits = Limits {
+            rows: u64::MAX,
+            stop_at: Some(to),
+        };
+        // A barrier among the ticks ends a plan early; the reader's batch has only ends that are its own.
+        let Some(plan) = follower.plan(limits)?.filter(|plan| plan.to.tick_id == to) else {
+            return Ok(false);
+        };
+        let begin = follower.snapshot().clone();
+        let batch = follower.source(&plan);
+        let mut found = HashSet::new();
+        let mut last = None;
+        batch.drain(&mut |xid, change| {
+            if last != Some(xid) {
+                found.insert(xid);
+                last = Some(xid);
+            }
+            take(&self.spool, xid, change)
+        })?;
+        let missing = begin
+            .in_progress()
+            .iter()
+            .any(|xid| plan.to.snapshot.sees(*xid) && *xid < self.horizon && !found.contains(xid));
+        follower.advance(&plan, batch);
+        self.follower = Some(follower);
+        Ok(!missing)
+    }
+}
+
+/// A transaction that got its id after the second kept tick's snapshot began after the first one's commit.
+fn horizon(spool: &Arc<Spool>) -> Result<Option<Xid>, BatchError> {
+    let mut reader = spool.reader(spool.begin());
+    let mut first = None;
+    while let Some(block) = reader.next_block()? {
+        for entry in block.entries() {
+            // After a reconnect a tick comes once more.
+            match entry? {
+                Entry::Tick(tick) if *first.get_or_insert(tick.tick_id) < tick.tick_id => {
+                    return Ok(Some(tick.snapshot.xmax()));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(None)
+}

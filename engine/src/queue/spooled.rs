@@ -1,0 +1,240 @@
+//! Batches out of the spool of a worker that follows the same queue: no event table is read for them.
+//!
+//! The queue decides what a batch is and remembers that it is finished; only its events come from elsewhere, and they
+//! are the same, by the same rule (see [`crate::batch`]). Where the spool does not have all of a batch, it is read
+//! by SQL.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use skytide_sql::api::pgq::{Batch, Event};
+use skytide_sql::conn::Session;
+use skytide_sql::{EventId, QueueName, TickId, Xid};
+
+use super::{QueueError, Settings};
+use crate::apply::ApplyError;
+use crate::batch::WholeBatches;
+use crate::change::scalar::{int4, int8, text, timestamp};
+use crate::change::{BadChange, ColumnValue, Relation, RowChange, Tuple};
+
+/// Where PostgreSQL's time begins.
+const EPOCH: Duration = Duration::from_secs(946_684_800);
+
+/// Larger batches are read by SQL: there a cursor bounds memory.
+const MOST_BYTES: usize = 256 << 20;
+
+pub(super) struct Spooled {
+    dir: PathBuf,
+    queue: QueueName,
+    /// Away while a batch is read.
+    batches: Option<WholeBatches>,
+    /// The queue's event tables are called so, with a number behind it.
+    tables: Option<Arc<str>>,
+    /// Not to say the same for each batch.
+    complained: bool,
+}
+
+impl Spooled {
+    /// `None`: batches are read by SQL.
+    pub fn new(settings: &Settings) -> Option<Spooled> {
+        let dir = settings.spool.clone().filter(|_| settings.filter.is_none())?;
+        Some(Spooled {
+            batches: None,
+            dir,
+            queue: settings.queue.clone(),
+            tables: None,
+            complained: false,
+        })
+    }
+
+    /// The events of a batch, in the order of their ids. `None`: not all of them are here.
+    ///
+    /// # Errors
+    /// The queue's database does not answer.
+    pub async fn events(
+        &mut self,
+        session: &Session,
+        batch: &Batch,
+    ) -> Result<Option<Vec<Event>>, QueueError> {
+        let tables = match &self.tables {
+            Some(tables) => Arc::clone(tables),
+            None => {
+                let sql = "select queue_data_pfx || '_' from pgq.queue where queue_name = $1";
+                let row = session.query_one(sql, &[&self.queue.as_str()]).await;
+                let row = row.map_err(QueueError::sql("look up the queue's tables"))?;
+                Arc::clone(self.tables.insert(row.get::<_, String>(0).into()))
+            }
+        };
+        // Events that were retried are one consumer's.
+        let sql = "select sub_id from pgq.subscription where sub_batch = $1";
+        let row = session.query_opt(sql, &[&batch.id.get()]).await;
+        let Some(row) = row.map_err(QueueError::sql("look up the consumer"))? else {
+            return Ok(None);
+        };
+        let wanted = Wanted {
+            from: batch.prev_tick,
+            to: batch.tick,
+            tables,
+            owner: row.get(0),
+        };
+        let mut batches = self
+            .batches
+            .take()
+            .unwrap_or_else(|| WholeBatches::new(&self.dir));
+        let reading = tokio::task::spawn_blocking(move || {
+            let events = wanted.read(&mut batches);
+            (batches, events)
+        });
+        let Ok((batches, events)) = reading.await else {
+            return Ok(None);
+        };
+        self.batches = Some(batches);
+        match events {
+            Ok(events) => {
+                self.complained = false;
+                Ok(events)
+            }
+            Err(error) => {
+                if !self.complained {
+                    let error = crate::causes::chain(&error);
+                    tracing::warn!(error, dir = %self.dir.display(), "the spool cannot be read; reading by SQL");
+                    self.complained = true;
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// A batch, and which rows are events of it.
+struct Wanted {
+    from: TickId,
+    to: TickId,
+    tables: Arc<str>,
+    owner: i32,
+}
+
+impl Wanted {
+    fn read(&self, batches: &mut WholeBatches) -> Result<Option<Vec<Event>>, ApplyError> {
+        let mut events = Vec::new();
+        let mut bytes = 0;
+        let mut shapes: Vec<Option<Shape>> = Vec::new();
+        let whole = batches.read(self.from, self.to, &mut |spool, xid, change| {
+            let RowChange::Insert { relation, new } = change else {
+                return Ok(());
+            };
+            let index = relation.0 as usize;
+            if index >= shapes.len() {
+                shapes.resize_with(index + 1, || None);
+            }
+            let shape = shapes[index].get_or_insert_with(|| {
+                let relation = spool.relation(*relation);
+                relation.map_or(Shape::Other, |relation| Shape::of(&relation, &self.tables))
+            });
+            if let Shape::Events(columns) = shape
+                && bytes < MOST_BYTES
+                && let Some(event) = columns.event(new, xid, self.owner)?
+            {
+                bytes += event.bytes();
+                events.push(event);
+            }
+            Ok(())
+        })?;
+        if !whole || bytes >= MOST_BYTES {
+            return Ok(None);
+        }
+        events.sort_unstable_by_key(|event| event.id);
+        Ok(Some(events))
+    }
+}
+
+enum Shape {
+    Other,
+    Events(Columns),
+}
+
+/// For each column of an event table, in its order, which field it is.
+struct Columns(Vec<Field>);
+
+#[derive(Clone, Copy)]
+enum Field {
+    Id,
+    Time,
+    Owner,
+    Retry,
+    Type,
+    Data,
+    Extra(usize),
+    Other,
+}
+
+impl Shape {
+    fn of(relation: &Relation, tables: &str) -> Shape {
+        let name = format!("{}.{}", relation.table.schema, relation.table.name);
+        let number = name.strip_prefix(tables);
+        if !number.is_some_and(|number| number.parse::<u32>().is_ok()) {
+            return Shape::Other;
+        }
+        let field = |name: &str| match name {
+            "ev_id" => Field::Id,
+            "ev_time" => Field::Time,
+            "ev_owner" => Field::Owner,
+            "ev_retry" => Field::Retry,
+            "ev_type" => Field::Type,
+            "ev_data" => Field::Data,
+            "ev_extra1" => Field::Extra(0),
+            "ev_extra2" => Field::Extra(1),
+            "ev_extra3" => Field::Extra(2),
+            "ev_extra4" => Field::Extra(3),
+            _ => Field::Other,
+        };
+        let fields = relation.columns.iter().map(|column| field(&column.name));
+        Shape::Events(Columns(fields.collect()))
+    }
+}
+
+impl Columns {
+    /// `None`: it is another consumer's.
+    fn event(&self, row: &Tuple<'_>, xid: Xid, owner: i32) -> Result<Option<Event>, ApplyError> {
+        let bad = |what| BadChange { offset: 0, what };
+        let mut event = Event {
+            id: EventId::new(0),
+            time: UNIX_EPOCH,
+            txid: Some(xid),
+            retry: 0,
+            ev_type: None,
+            data: None,
+            extra: Default::default(),
+        };
+        let owned = |value| text(value).map(str::to_owned);
+        for (field, value) in self.0.iter().zip(row.values()) {
+            if matches!(value, ColumnValue::Null) {
+                continue;
+            }
+            match *field {
+                Field::Id => event.id = EventId::new(int8(value).ok_or(bad("ev_id is not a bigint"))?),
+                Field::Time => {
+                    let micros = timestamp(value).ok_or(bad("ev_time is not a timestamp"))?;
+                    event.time = time(micros);
+                }
+                Field::Owner if int4(value) != Some(owner) => return Ok(None),
+                Field::Retry => event.retry = int4(value).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+                Field::Type => event.ev_type = owned(value),
+                Field::Data => event.data = owned(value),
+                Field::Extra(nr) => event.extra[nr] = owned(value),
+                Field::Owner | Field::Other => {}
+            }
+        }
+        Ok(Some(event))
+    }
+}
+
+/// From microseconds since 2000-01-01 UTC.
+fn time(micros: i64) -> SystemTime {
+    let since = Duration::from_micros(micros.unsigned_abs());
+    match micros >= 0 {
+        true => UNIX_EPOCH + EPOCH + since,
+        false => UNIX_EPOCH + EPOCH - since,
+    }
+}
