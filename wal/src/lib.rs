@@ -1,5 +1,17 @@
 //! WAL on the wire and at rest.
+//!
+//! At rest: [`segment`] and [`timeline`] name files and branches, [`format`](mod@format) says what bytes mean, [`decode`] turns bytes
+//! into records, [`verify`] says how far a file's WAL is good and why it ends there.
+#![deny(clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::indexing_slicing))]
+
+pub mod commit;
+pub mod decode;
+pub mod format;
+pub mod segment;
 pub mod timeline;
 pub mod walsender;
 
-pub use timeline::TimelineId;
+pub use decode::{Decoder, Expected, Record, Timelines, WalError, WalFault};
+pub use segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
+pub use timeline::{HistoryFile, TimelineId};
