@@ -6,11 +6,17 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing))]
 
 pub mod commit;
+pub mod control;
 pub mod decode;
 pub mod format;
 pub mod segment;
+pub mod stats;
 pub mod timeline;
+pub mod verify;
 pub mod walsender;
+
+#[cfg(test)]
+mod sample;
 
 pub use decode::{Decoder, Expected, Record, Timelines, WalError, WalFault};
 pub use segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
