@@ -2,16 +2,20 @@
 //!
 //! At rest: [`segment`] and [`timeline`] name files and branches, [`format`](mod@format) says what bytes mean, [`decode`] turns bytes
 //! into records, [`verify`] says how far a file's WAL is good and why it ends there.
-#![deny(clippy::indexing_slicing)]
-#![cfg_attr(test, allow(clippy::indexing_slicing))]
 
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod commit;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod control;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod decode;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod format;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod segment;
 pub mod stats;
 pub mod timeline;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod verify;
 pub mod walsender;
 
