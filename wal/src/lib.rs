@@ -1,5 +1,27 @@
 //! WAL on the wire and at rest.
+//!
+//! At rest: [`segment`] and [`timeline`] name files and branches, [`format`](mod@format) says what bytes mean, [`decode`] turns bytes
+//! into records, [`verify`] says how far a file's WAL is good and why it ends there.
+
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod commit;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod control;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod decode;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod format;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod segment;
+pub mod stats;
 pub mod timeline;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod verify;
 pub mod walsender;
 
-pub use timeline::TimelineId;
+#[cfg(test)]
+mod sample;
+
+pub use decode::{Decoder, Expected, Record, Timelines, WalError, WalFault};
+pub use segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
+pub use timeline::{HistoryFile, TimelineId};

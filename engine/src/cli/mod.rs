@@ -14,6 +14,7 @@ pub mod queue;
 pub mod shell;
 pub mod spool;
 pub mod ticker;
+pub mod wal;
 
 use std::process::ExitCode;
 
@@ -125,6 +126,7 @@ pub enum Command {
     Qadmin(qadmin::QadminArgs),
     Spool(spool::SpoolArgs),
     Ticker(ticker::TickerArgs),
+    Wal(wal::WalArgs),
     Queue(queue::QueueArgs),
     Dev(dev::DevArgs),
     Completion(completion::CompletionArgs),
@@ -156,6 +158,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Completion(args) => completion::run(&args, &context),
         Command::Spool(args) => spool::run(args, &context),
         Command::Ticker(args) => ticker::run(args, &context).await,
+        Command::Wal(args) => wal::run(args, &context),
         Command::Queue(args) => Box::pin(queue::run(args, &context)).await,
         Command::Dev(args) => Box::pin(dev::run(args, &context)).await,
         Command::Docs(args) => docs::run(&args),

@@ -122,7 +122,7 @@ impl Output {
 }
 
 /// Columns aligned by spaces, a line of dashes under the header: the same for eyes and for `awk`.
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     let rows: Vec<Vec<String>> = rows.collect();
