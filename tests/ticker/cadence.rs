@@ -264,7 +264,8 @@ async fn what_was_under_way_at_a_tick_gets_one_in_its_time() {
     let age = "update pgq.tick set tick_time = tick_time - interval";
     client
         .batch_execute(&format!(
-            "select pgq.register_consumer('q', 'c'); select pgq.tick_now('q'); {age} '1 hour'"
+            "select nextval('pgq.event_1_id_seq'); select pgq.register_consumer('q', 'c'); \
+             select pgq.tick_now('q'); {age} '1 hour'"
         ))
         .await
         .unwrap();
