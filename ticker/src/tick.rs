@@ -245,7 +245,8 @@ impl Known {
                 *self = before;
                 return Ok(0);
             }
-            ticks += u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+            let made = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+            ticks += made;
             let seconds = |column| {
                 let value: Option<f64> = row.get(column);
                 value.and_then(|value| Duration::try_from_secs_f64(value.max(0.0)).ok())
@@ -253,14 +254,17 @@ impl Known {
             let due = seconds(2).and_then(|due_in| Instant::now().checked_add(due_in));
             self.due = self.due.into_iter().chain(due).min();
             self.shortest_lag = self.shortest_lag.into_iter().chain(seconds(3)).min();
-            // Of several parts the first look is the oldest, and the others' ticks are not in what it saw.
-            self.seen = if go_on.is_none() { now_seen } else { None };
+            // Of several parts the first look is the oldest; ticks of a later one are not in what it saw.
+            if go_on.is_none() {
+                self.seen = now_seen;
+            } else if made > 0 {
+                self.seen = None;
+            }
             go_on = row.get(4);
             seen = None;
             if go_on.is_none() {
                 return Ok(ticks);
             }
-            self.seen = None;
         }
     }
 }
