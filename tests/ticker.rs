@@ -1,6 +1,8 @@
 //! The ticker on real servers: its pace, requests, takeover, restarts, and databases that are not to be
 //! ticked.
 
+mod cadence;
+
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -101,13 +103,16 @@ struct Program(Child);
 
 impl Program {
     fn start(arguments: &[&str]) -> Program {
-        let child = Command::new(PROGRAM)
+        Program::start_with(arguments, |command| command)
+    }
+
+    fn start_with(arguments: &[&str], prepare: impl FnOnce(&mut Command) -> &mut Command) -> Program {
+        let mut command = Command::new(PROGRAM);
+        command
             .args(["ticker", "--period", "10ms"])
             .args(arguments)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        Program(child)
+            .stdin(Stdio::null());
+        Program(prepare(&mut command).spawn().unwrap())
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
@@ -178,7 +183,7 @@ async fn a_request_is_served_at_once_and_many_are_joined() {
     // The first round is the last one for an hour.
     wait::until("the first round", PATIENCE, async || {
         let sql = "select count(*) from pg_stat_activity where application_name = 'skytide-ticker' \
-                   and query like '%pgq.ticker()%' and state = 'idle'";
+                   and query like '%pgq.ticker_round(%' and state = 'idle'";
         Ok((client.query_one(sql, &[]).await?.get::<_, i64>(0) > 0).then_some(()))
     })
     .await

@@ -46,18 +46,9 @@ impl Program {
 
     /// Starts a command that goes on until it is stopped; it writes to `log`.
     pub fn spawn(&self, args: &[&str], log: &Path) -> anyhow::Result<Daemon> {
-        let out = File::options().create(true).append(true).open(log)?;
-        let child = Command::new(&self.path)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out)
-            .spawn()
-            .context("start skytide")?;
-        Ok(Daemon {
-            child,
-            log: log.to_owned(),
-        })
+        let mut command = Command::new(&self.path);
+        command.args(args);
+        Daemon::start(command, log)
     }
 }
 
@@ -68,6 +59,21 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// Starts a command that goes on until it is stopped; it writes to `log`.
+    pub fn start(mut command: Command, log: &Path) -> anyhow::Result<Daemon> {
+        let out = File::options().create(true).append(true).open(log)?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .with_context(|| format!("start {}", command.get_program().to_string_lossy()))?;
+        Ok(Daemon {
+            child,
+            log: log.to_owned(),
+        })
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -78,7 +84,7 @@ impl Daemon {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines.get(lines.len().saturating_sub(15)..).unwrap_or_default();
-            bail!("skytide ended with {status}; its log:\n{}", tail.join("\n"));
+            bail!("it ended with {status}; its log:\n{}", tail.join("\n"));
         }
         Ok(())
     }
@@ -88,7 +94,7 @@ impl Daemon {
         if let Some(pid) = Pid::from_raw(i32::try_from(self.child.id())?) {
             kill_process(pid, Signal::TERM)?;
         }
-        wait::until("skytide to stop", Duration::from_secs(60), async || {
+        wait::until("the process to stop", Duration::from_secs(60), async || {
             Ok(self.child.try_wait()?)
         })
         .await?;

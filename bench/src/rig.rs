@@ -54,7 +54,7 @@ pub enum Peer {
     Native,
 }
 
-async fn server() -> anyhow::Result<Server> {
+pub async fn server() -> anyhow::Result<Server> {
     // Autovacuum would fall into one run and not into the other.
     let options = Options {
         durability: Durability::Safe,
@@ -64,6 +64,7 @@ async fn server() -> anyhow::Result<Server> {
     Server::start(
         options
             .with("shared_buffers", "1GB")
+            .with("max_locks_per_transaction", "128")
             .with("max_wal_size", "8GB")
             .with("checkpoint_timeout", "30min")
             .with("fsync", "on")

@@ -172,6 +172,30 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
         "Rounds of the ticker that failed, by database.",
     ),
     (
+        skytide_ticker::ROUNDS,
+        Counter,
+        Unit::Count,
+        "Rounds of the ticker, by database.",
+    ),
+    (
+        skytide_ticker::MISSED,
+        Counter,
+        Unit::Count,
+        "Rounds left out because the one before took too long, by database.",
+    ),
+    (
+        skytide_ticker::ROUND,
+        Histogram,
+        Unit::Seconds,
+        "Time of one round of ticks, by database.",
+    ),
+    (
+        skytide_ticker::LATENESS,
+        Histogram,
+        Unit::Seconds,
+        "From when a round was due to when it began, by database.",
+    ),
+    (
         skytide_ticker::ACTIVE,
         Gauge,
         Unit::Count,

@@ -120,7 +120,8 @@ grant execute on function
     pgq.event_dead(bigint, bigint, text),
     pgq.get_dead_letters(text, text, bigint, integer),
     pgq.force_tick(text),
-    pgq.want_tick(text)
+    pgq.want_tick(text),
+    pgq.watch_ticks(text)
 to pgq_reader;
 
 -- administration
@@ -147,6 +148,7 @@ grant execute on function
     pgq.ticker(),
     pgq.ticker(text),
     pgq.ticker(text, bigint, timestamptz, bigint),
+    pgq.ticker_round(text, interval, integer),
     pgq.tick_now(text, interval),
     pgq.lock_ticks(text),
     pgq.tick_at_snapshot(text, txid_snapshot, text, text),

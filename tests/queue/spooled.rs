@@ -146,7 +146,9 @@ async fn a_batch_from_the_spool_is_the_batch_from_the_tables() {
 
     // No spool: SQL.
     provider
-        .batch_execute("begin; select pgq.insert_event('q', 'n', 'one more'); commit; select pgq.tick_now('q')")
+        .batch_execute(
+            "begin; select pgq.insert_event('q', 'n', 'one more'); commit; select pgq.tick_now('q')",
+        )
         .await
         .unwrap();
     let nowhere = replica.spool_dir().join("nowhere");

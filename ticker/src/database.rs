@@ -1,20 +1,21 @@
 //! One database: connect, see whether it is ours to tick, work until something ends it, begin again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use skytide_sql::backoff::Backoff;
 use skytide_sql::conn::{ConnectString, Session, connect};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::Settings;
 use crate::idle::{Reason, Role, role};
 use crate::metrics::Tally;
-use crate::pace::next_start;
+use crate::pace::{Rhythm, next_start};
 use crate::tick::{Ticking, Wake};
 use crate::trouble::{Grievances, Trouble, in_full};
+use crate::{Condition, Settings};
 use crate::{maint, retry};
 
 pub(crate) const APPLICATION: &str = "skytide-ticker";
@@ -26,10 +27,15 @@ const STANDBY_LOOK: Duration = Duration::from_millis(250);
 /// What is being done when we are stopped may take so long to end.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// So long maintenance of one database waits for that of others.
+const LONGEST_TURN: Duration = Duration::from_secs(10);
+
 pub(crate) struct Database {
     pub target: ConnectString,
     pub settings: watch::Receiver<Settings>,
     pub tally: Tally,
+    /// Of all databases, for what is done beside the ticks.
+    pub turns: Arc<Semaphore>,
     pub cancel: CancellationToken,
 }
 
@@ -48,25 +54,46 @@ impl Database {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut grievances = Grievances::default();
         let mut known = None;
+        self.tally.is(Some(Condition::Unknown));
         while !self.cancel.is_cancelled() {
             let pause = match self.session(&mut known, &mut grievances, &mut backoff).await {
                 Ok(Ended::Cancelled) => break,
                 Ok(Ended::Renew) => Duration::ZERO,
                 Ok(Ended::Later(pause)) => pause,
+                Err(trouble) if trouble.no_database() => {
+                    self.idle(&mut known, Reason::NoDatabase);
+                    self.settings.borrow().check_period
+                }
                 Err(trouble) => {
                     known = None;
                     self.tally.error();
-                    grievances.failed("ticker", in_full(&trouble));
+                    let trouble = in_full(&trouble);
+                    self.tally.is(Some(Condition::Failing(trouble.clone())));
+                    grievances.failed("ticker", trouble);
                     backoff.next_delay()
                 }
             };
-            self.tally.active(false);
             tokio::select! {
                 () = self.cancel.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        self.tally.active(false);
+        self.tally.is(None);
+    }
+
+    /// Says so when it is news.
+    fn idle(&self, known: &mut Option<Role>, reason: Reason) {
+        self.tally.is(Some(Condition::Idle(reason.to_string())));
+        let role = Role::Idle(reason);
+        if known.as_ref() != Some(&role) {
+            match &role {
+                // A server has many databases without PgQ; they are nobody's business.
+                Role::Idle(Reason::NoPgq) => debug!("{}", Reason::NoPgq),
+                Role::Idle(reason) => info!("{reason}"),
+                Role::Ours => {}
+            }
+            *known = Some(role);
+        }
     }
 
     /// One session, from connecting to its end.
@@ -84,26 +111,24 @@ impl Database {
             let role = role(&session).await?;
             grievances.worked("ticker");
             backoff.reset();
-            if known.as_ref() != Some(&role) {
-                match &role {
-                    Role::Ours => info!("ticking"),
-                    // A server has many databases without PgQ; they are nobody's business.
-                    Role::Idle(Reason::NoPgq) => debug!("{}", Reason::NoPgq),
-                    Role::Idle(reason) => info!("{reason}"),
-                }
-                *known = Some(role.clone());
-            }
             let pause = match role {
                 Role::Ours => {
-                    self.tally.active(true);
+                    if known.replace(Role::Ours) != Some(Role::Ours) {
+                        info!("ticking");
+                    }
+                    self.tally.is(Some(Condition::Ticking));
                     return self.work(session).await;
                 }
-                // Without a session of ours, so that nobody who wants to drop the database has to
-                // ask whose it is.
-                Role::Idle(Reason::NoPgq | Reason::OldPgq(_)) => {
-                    return Ok(Ended::Later(self.settings.borrow().check_period));
+                Role::Idle(reason) => {
+                    // Without a session of ours, so that nobody who wants to drop the database has to
+                    // ask whose it is.
+                    let leave = matches!(reason, Reason::NoPgq | Reason::OldPgq(_) | Reason::NoDatabase);
+                    self.idle(known, reason);
+                    if leave {
+                        return Ok(Ended::Later(self.settings.borrow().check_period));
+                    }
+                    STANDBY_LOOK
                 }
-                Role::Idle(Reason::Recovery | Reason::OtherTicker) => STANDBY_LOOK,
             };
             tokio::select! {
                 () = self.cancel.cancelled() => return Ok(Ended::Cancelled),
@@ -134,26 +159,30 @@ impl Database {
         let born = Instant::now();
         let mut settings = self.settings.clone();
         let mut ticking = Ticking::start(session).await?;
-        let mut start = Instant::now();
+        let mut rhythm = Rhythm::new(settings.borrow_and_update().ticker_period, born);
         loop {
-            ticking.round(&self.tally).await?;
-            let (period, apart, lifetime) = {
-                let now = settings.borrow_and_update();
-                (now.ticker_period, now.min_tick_age, now.connection_lifetime)
+            let now = Instant::now();
+            let scope = rhythm.scope(now);
+            self.tally.late(now.saturating_duration_since(rhythm.next()));
+            ticking.round(scope, &self.tally).await?;
+            let left_out = rhythm.made(scope, ticking.shortest_lag(), Instant::now());
+            self.tally.missed(left_out.into());
+            let (apart, lifetime) = {
+                let now = settings.borrow();
+                (now.min_tick_age, now.connection_lifetime)
             };
             if born.elapsed() > lifetime {
                 return Ok(Ended::Renew);
             }
-            start = next_start(start, period, Instant::now());
             // Until the next round: ticks on request.
             loop {
                 let wake = tokio::select! {
                     () = self.cancel.cancelled() => return Ok(Ended::Cancelled),
                     Ok(()) = settings.changed() => {
-                        start = Instant::now();
+                        rhythm = Rhythm::new(settings.borrow_and_update().ticker_period, Instant::now());
                         break;
                     }
-                    wake = ticking.wait(start, apart) => wake?,
+                    wake = ticking.wait(rhythm.next(), apart) => wake?,
                 };
                 match wake {
                     Wake::Round => break,
@@ -171,7 +200,15 @@ impl Database {
         let mut start = Instant::now();
         while !stop.is_cancelled() {
             let began = start;
-            let again = match chore.step(self, stop).await {
+            // A server has only so many places for sessions. Who waited long goes on without a turn, since
+            // maintenance of another database may take hours.
+            let turn = tokio::select! {
+                () = stop.cancelled() => return,
+                turn = tokio::time::timeout(LONGEST_TURN, self.turns.acquire()) => turn,
+            };
+            let step = chore.step(self, stop).await;
+            drop(turn);
+            let again = match step {
                 Ok(()) => {
                     grievances.worked(chore.name());
                     backoff.reset();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skytide_sql::conn::{ConnectString, connect};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use crate::database::{APPLICATION, Database};
 use crate::metrics::Tally;
 use crate::pace::next_start;
 use crate::trouble::{Grievances, Trouble, in_full};
-use crate::{Counters, Databases, Settings, Stats};
+use crate::{Conditions, Counters, Databases, Settings, Stats};
 
 /// After a failure the list of databases is asked for sooner than after a success.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -24,8 +24,18 @@ struct Running {
     cancel: CancellationToken,
 }
 
-pub(crate) async fn run(mut settings: watch::Receiver<Settings>, cancel: CancellationToken) -> Stats {
+/// So many databases are maintained at once, each in a session of its own; the others wait a while for their
+/// turn. Ticks wait for nobody.
+const CHORES_AT_ONCE: usize = 8;
+
+pub(crate) async fn run(
+    mut settings: watch::Receiver<Settings>,
+    conditions: watch::Sender<Conditions>,
+    cancel: CancellationToken,
+) -> Stats {
     let counters = Arc::new(Counters::default());
+    let conditions = Arc::new(conditions);
+    let turns = Arc::new(Semaphore::new(CHORES_AT_ONCE));
     let mut tasks = JoinSet::new();
     let mut running: Vec<Running> = Vec::new();
     let mut grievances = Grievances::default();
@@ -47,7 +57,8 @@ pub(crate) async fn run(mut settings: watch::Receiver<Settings>, cancel: Cancell
                     let start = |target: ConnectString| {
                         let cancel = cancel.child_token();
                         let database = Database {
-                            tally: Tally::new(target.dbname(), counters.clone()),
+                            tally: Tally::new(target.dbname(), counters.clone(), conditions.clone()),
+                            turns: turns.clone(),
                             target: target.clone(),
                             settings: settings.clone(),
                             cancel: cancel.clone(),

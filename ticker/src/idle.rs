@@ -19,6 +19,7 @@ pub(crate) enum Role {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
+    NoDatabase,
     NoPgq,
     OldPgq(String),
     /// A standby's snapshot cannot be used for ticks, and it takes no writes: wait for promotion.
@@ -29,6 +30,7 @@ pub(crate) enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Reason::NoDatabase => write!(f, "no such database; waiting for it"),
             Reason::NoPgq => write!(f, "no PgQ here"),
             Reason::OldPgq(version) => write!(f, "PgQ {version} is too old, 3.0 is needed: skytide install"),
             Reason::Recovery => write!(f, "a standby; waiting for its promotion"),

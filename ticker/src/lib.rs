@@ -4,6 +4,7 @@
 //! tickers one is active and the others stand by. Three loops share the work: [`tick`], [`maint`] and
 //! [`retry`]; none waits for another.
 
+mod alarm;
 mod database;
 mod databases;
 mod idle;
@@ -14,6 +15,7 @@ mod retry;
 mod tick;
 mod trouble;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use self::idle::LOCK_CLASS;
-pub use self::metrics::{ACTIVE, ERRORS, MAINTENANCE, RETRIED, TICKS};
+pub use self::metrics::{ACTIVE, ERRORS, LATENESS, MAINTENANCE, MISSED, RETRIED, ROUND, ROUNDS, TICKS};
 
 /// Which databases are ticked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,16 +99,40 @@ pub enum TickerError {
     NoDatabases,
 }
 
+/// What a database is to its ticker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It was not looked at yet.
+    Unknown,
+    Ticking,
+    /// There is nothing to do, in words: a standby, another ticker, no PgQ, no such database.
+    Idle(String),
+    /// It cannot be ticked, in words.
+    Failing(String),
+}
+
+/// By name of the database.
+pub type Conditions = BTreeMap<String, Condition>;
+
 /// Ticks until cancelled; then what is being done is finished. Databases that cannot be reached, or that
 /// are not to be ticked now, are waited for.
 pub async fn run(
     settings: watch::Receiver<Settings>,
     cancel: CancellationToken,
 ) -> Result<Stats, TickerError> {
+    run_watched(settings, watch::channel(Conditions::new()).0, cancel).await
+}
+
+/// Like [`run`], and tells what becomes of each database.
+pub async fn run_watched(
+    settings: watch::Receiver<Settings>,
+    conditions: watch::Sender<Conditions>,
+    cancel: CancellationToken,
+) -> Result<Stats, TickerError> {
     if matches!(&settings.borrow().databases, Databases::List(list) if list.is_empty()) {
         return Err(TickerError::NoDatabases);
     }
-    Ok(databases::run(settings, cancel).await)
+    Ok(databases::run(settings, conditions, cancel).await)
 }
 
 /// Shared counters behind [`Stats`].

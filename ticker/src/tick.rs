@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_postgres::{Notification, Statement};
 
+use crate::alarm::Alarm;
 use crate::metrics::Tally;
 use crate::trouble::{Grievances, Trouble, in_full};
 
@@ -21,19 +22,53 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// by a crash or a failover that its server was told to survive. Only `off` is raised: then a tick would
 /// also reach the readers of the WAL late, by up to three times wal_writer_delay. Ticks are in the WAL in
 /// the order of their ids either way, because each holds its queue's lock until it has committed.
+///
+/// With many queues the planner would have a round compiled, which takes longer than the round.
 const SESSION: &str = "\
     set lock_timeout = '1s'; set statement_timeout = '30s'; \
+    set jit = off; \
     set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3; \
     select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'";
 
 /// The session in which ticks are made, and what it still owes.
 pub(crate) struct Ticking {
     session: Session,
-    round: Statement,
+    by: Rounds,
     at_once: Option<Statement>,
     requests: mpsc::Receiver<Notification>,
     queues: Requests,
     grievances: Grievances,
+    alarm: Alarm,
+}
+
+/// How rounds are made.
+enum Rounds {
+    /// `pgq.ticker_round`, which says when the next one is worth while, and what is known from the last ones.
+    Ours {
+        round: Statement,
+        all: Known,
+        hasty: Known,
+    },
+    /// SkyTools' own PgQ.
+    Plain,
+}
+
+/// Which queues a round looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    All,
+    /// Those with a shorter ticker_max_lag than this.
+    Hasty(Duration),
+}
+
+/// What a look has found, for the next one of the same scope.
+#[derive(Debug, Default)]
+struct Known {
+    /// While this is the snapshot, no transaction has ended anywhere in the cluster.
+    seen: Option<String>,
+    /// When time makes a queue due all the same.
+    due: Option<Instant>,
+    shortest_lag: Option<Duration>,
 }
 
 /// What woke the loop.
@@ -42,20 +77,33 @@ pub(crate) enum Wake {
     Requested,
 }
 
+const ROUND: &str = "select ticks, seen, due_in, shortest_lag, go_on \
+                     from pgq.ticker_round($1, make_interval(secs => $2), $3)";
+
 impl Ticking {
     /// Sets up a session that holds the ticker's lock.
     pub async fn start(mut session: Session) -> Result<Ticking, Trouble> {
         let failed = || Trouble::query("set up the ticker's session");
+        let alarm = Alarm::new().map_err(Trouble::Alarm)?;
         session.batch_execute(SESSION).await.map_err(failed())?;
         let requests = session.notifications().unwrap_or_else(|| mpsc::channel(1).1);
         session
             .batch_execute("listen pgq_tick_wanted")
             .await
             .map_err(failed())?;
-        let round = session.prepare("select pgq.ticker()").await.map_err(failed())?;
-        // SkyTools' own PgQ has no such function; its queues are ticked in rounds only.
-        let known = "select to_regprocedure('pgq.tick_now(text,interval)') is not null";
-        let at_once = match session.query_one(known, &[]).await.map_err(failed())?.get(0) {
+        // SkyTools' own PgQ has no such functions; its queues are ticked in plain rounds only.
+        let known = "select to_regprocedure('pgq.ticker_round(text,interval,integer)') is not null, \
+                     to_regprocedure('pgq.tick_now(text,interval)') is not null";
+        let known = session.query_one(known, &[]).await.map_err(failed())?;
+        let by = match known.get(0) {
+            true => Rounds::Ours {
+                round: session.prepare(ROUND).await.map_err(failed())?,
+                all: Known::default(),
+                hasty: Known::default(),
+            },
+            false => Rounds::Plain,
+        };
+        let at_once = match known.get(1) {
             true => Some(
                 session
                     .prepare("select pgq.tick_now($1)")
@@ -66,41 +114,70 @@ impl Ticking {
         };
         Ok(Ticking {
             session,
-            round,
+            by,
             at_once,
             requests,
             queues: Requests::default(),
             grievances: Grievances::default(),
+            alarm,
         })
     }
 
     /// Waits for the next thing to do.
     pub async fn wait(&mut self, next_round: Instant, apart: Duration) -> Result<Wake, Trouble> {
         loop {
-            let due = self.queues.next_due();
-            tokio::select! {
+            let (at, wake) = match self.queues.next_due() {
+                Some(due) if due < next_round => (due, Wake::Requested),
                 // A round that is due is not put off by a stream of requests.
+                _ => (next_round, Wake::Round),
+            };
+            tokio::select! {
                 biased;
                 end = self.session.closed() => return Err(Trouble::Lost(end.err())),
-                () = tokio::time::sleep_until(next_round) => return Ok(Wake::Round),
-                () = tokio::time::sleep_until(due.unwrap_or(next_round)), if due.is_some() => {
-                    return Ok(Wake::Requested);
-                }
+                () = self.alarm.until(at) => return Ok(wake),
                 Some(request) = self.requests.recv() => self.queues.add(request.payload(), apart, Instant::now()),
             }
         }
     }
 
-    /// One round: every queue whose rules ask for a tick gets one.
-    pub async fn round(&mut self, tally: &Tally) -> Result<(), Trouble> {
-        let made = answer(self.session.query_one(&self.round, &[])).await?;
+    /// One round: every queue of the scope whose rules ask for a tick gets one.
+    pub async fn round(&mut self, scope: Scope, tally: &Tally) -> Result<(), Trouble> {
+        let began = Instant::now();
+        let made = match &mut self.by {
+            Rounds::Plain => Err(None),
+            Rounds::Ours { round, all, hasty } => {
+                let (known, below) = match scope {
+                    Scope::All => (all, None),
+                    Scope::Hasty(below) => (hasty, Some(below.as_secs_f64())),
+                };
+                known.round(&self.session, round, below).await.map_err(Some)
+            }
+        };
+        let made = match made {
+            Ok(ticks) => Ok(ticks),
+            Err(Some(RoundError::Lost(trouble))) => return Err(trouble),
+            // One queue's error stopped all: this tells which it is, and ticks the others.
+            Err(_) => {
+                let row = answer(self.session.query_one("select pgq.ticker()", &[])).await?;
+                row.map(|row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+            }
+        };
+        tally.round(began.elapsed());
         match made {
-            Ok(row) => {
+            Ok(ticks) => {
                 self.grievances.worked("tick");
-                tally.ticks(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0));
+                tally.ticks(ticks);
                 Ok(())
             }
             Err(error) => self.failed("tick", error, tally),
+        }
+    }
+
+    /// How soon the queue with the shortest ticker_max_lag wants to be looked at, as far as is known.
+    pub fn shortest_lag(&self) -> Option<Duration> {
+        match &self.by {
+            Rounds::Ours { all, .. } => all.shortest_lag,
+            Rounds::Plain => None,
         }
     }
 
@@ -122,14 +199,73 @@ impl Ticking {
     /// A refused statement is told and tried again in the next round; a lost session ends this one.
     fn failed(&mut self, work: &str, error: tokio_postgres::Error, tally: &Tally) -> Result<(), Trouble> {
         if error.is_closed() || error.code().is_none() {
-            return Err(Trouble::Query {
-                what: "tick",
-                source: error,
-            });
+            return Err(Trouble::query("tick")(error));
         }
         tally.error();
         self.grievances.failed(work, in_full(&error));
         Ok(())
+    }
+}
+
+/// Why a round was not made.
+enum RoundError {
+    Lost(Trouble),
+    /// The server refused it.
+    Refused,
+}
+
+impl Known {
+    /// Returns how many ticks were made.
+    async fn round(
+        &mut self,
+        session: &Session,
+        statement: &Statement,
+        below: Option<f64>,
+    ) -> Result<u64, RoundError> {
+        let now = Instant::now();
+        // Taken out, so that after an error nothing is known.
+        let before = std::mem::take(self);
+        let mut seen = before
+            .seen
+            .clone()
+            .filter(|_| before.due.is_none_or(|due| now < due));
+        let mut go_on: Option<i32> = None;
+        let mut ticks = 0;
+        loop {
+            let asked = answer(session.query_one(statement, &[&seen, &below, &go_on])).await;
+            let row = match asked.map_err(RoundError::Lost)? {
+                Ok(row) => row,
+                Err(error) if error.is_closed() || error.code().is_none() => {
+                    return Err(RoundError::Lost(Trouble::query("tick")(error)));
+                }
+                Err(_) => return Err(RoundError::Refused),
+            };
+            let now_seen: Option<String> = row.get(1);
+            if seen.is_some() && now_seen == seen {
+                *self = before;
+                return Ok(0);
+            }
+            let made = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+            ticks += made;
+            let seconds = |column| {
+                let value: Option<f64> = row.get(column);
+                value.and_then(|value| Duration::try_from_secs_f64(value.max(0.0)).ok())
+            };
+            let due = seconds(2).and_then(|due_in| Instant::now().checked_add(due_in));
+            self.due = self.due.into_iter().chain(due).min();
+            self.shortest_lag = self.shortest_lag.into_iter().chain(seconds(3)).min();
+            // Of several parts the first look is the oldest; ticks of a later one are not in what it saw.
+            if go_on.is_none() {
+                self.seen = now_seen;
+            } else if made > 0 {
+                self.seen = None;
+            }
+            go_on = row.get(4);
+            seen = None;
+            if go_on.is_none() {
+                return Ok(ticks);
+            }
+        }
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) enum Trouble {
     Lost(#[source] Option<Arc<tokio_postgres::Error>>),
     #[error("the server did not answer within {0:?}")]
     Silent(Duration),
+    #[error("make a timer")]
+    Alarm(#[source] std::io::Error),
     #[error("{what}")]
     Query {
         what: &'static str,
@@ -25,6 +27,11 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
+    /// The server has no database of this name.
+    pub fn no_database(&self) -> bool {
+        matches!(self, Trouble::Connect(ConnectError::Refused { code: Some(code), .. }) if code == "3D000")
+    }
+
     pub fn query(what: &'static str) -> impl Fn(tokio_postgres::Error) -> Trouble {
         move |source| Trouble::Query { what, source }
     }

@@ -7,6 +7,7 @@ mod cost;
 mod latency;
 mod parser;
 mod queue;
+mod ticker;
 
 use crate::figures::Findings;
 
@@ -42,12 +43,14 @@ pub enum Scenario {
     Parser,
     /// What capture costs the provider's users.
     Cost,
-    /// Queues: producing, capture triggers, consuming, latency.
+    /// Queues: producing, capture triggers, consuming.
     Queue,
+    /// The ticker with many queues, and the latency of events.
+    Ticker,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 9] = [
+    pub const ALL: [Scenario; 10] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -57,6 +60,7 @@ impl Scenario {
         Scenario::Parser,
         Scenario::Cost,
         Scenario::Queue,
+        Scenario::Ticker,
     ];
 
     pub fn name(self) -> &'static str {
@@ -70,6 +74,7 @@ impl Scenario {
             Scenario::Parser => "parser",
             Scenario::Cost => "cost",
             Scenario::Queue => "queue",
+            Scenario::Ticker => "ticker",
         }
     }
 
@@ -84,6 +89,7 @@ impl Scenario {
             Scenario::Parser => "Decoding alone",
             Scenario::Cost => "Cost for the provider",
             Scenario::Queue => "Queues beside PgQ's C functions",
+            Scenario::Ticker => "Ticker",
         }
     }
 
@@ -98,6 +104,7 @@ impl Scenario {
             Scenario::Parser => parser::run(effort),
             Scenario::Cost => Box::pin(cost::run(effort)).await,
             Scenario::Queue => Box::pin(queue::run(effort)).await,
+            Scenario::Ticker => Box::pin(ticker::run(effort)).await,
         }
     }
 }

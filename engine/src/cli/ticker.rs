@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use skytide_sql::conn::ConnectString;
-use skytide_ticker::{Databases, Settings};
+use skytide_ticker::{Condition, Conditions, Databases, Settings};
 use tokio::sync::watch;
 use tracing::{error, info};
 
@@ -103,17 +103,31 @@ pub async fn run(args: TickerArgs, context: &Context) -> anyhow::Result<Outcome>
         Next::Leave(outcome) => return Ok(outcome),
     }
     let mut daemon = daemon::start(&settings.process, context).await?;
-    daemon.health.ready();
     info!("ticker {} starts", env!("CARGO_PKG_VERSION"));
-    let mut ticker = std::pin::pin!(skytide_ticker::run(receiver, context.shutdown.clone()));
+    let (conditions, mut watched) = watch::channel(Conditions::new());
+    let mut ticker = std::pin::pin!(skytide_ticker::run_watched(
+        receiver,
+        conditions,
+        context.shutdown.clone()
+    ));
     let stats = loop {
         tokio::select! {
             ended = &mut ticker => break ended?,
+            Ok(()) = watched.changed() => {
+                let (status, held_up) = summary(&watched.borrow_and_update());
+                daemon.manager.status(&status);
+                match held_up {
+                    Some(reason) => daemon.health.waiting(reason),
+                    None => daemon.health.ready(),
+                }
+            }
             Ok(()) = daemon.reloads.changed() => {
+                daemon.manager.reloading();
                 match args.load().and_then(|settings| args.ticker_settings(&settings)) {
                     Ok(new) => drop(sender.send_replace(new)),
                     Err(error) => error!(error = format!("{error:#}"), "configuration not read again; the old one stays"),
                 }
+                daemon.manager.ready();
             }
         }
     };
@@ -124,4 +138,46 @@ pub async fn run(args: TickerArgs, context: &Context) -> anyhow::Result<Outcome>
         "ticker stopped"
     );
     Ok(Outcome::Done)
+}
+
+/// A line about all databases, and what keeps the ticker from being ready: a database that fails, or that it has not
+/// looked at yet. A standby, another active ticker and a database without PgQ are as they should be.
+fn summary(conditions: &Conditions) -> (String, Option<String>) {
+    let count = |which: fn(&Condition) -> bool| conditions.values().filter(|c| which(c)).count();
+    let ticked = count(|c| *c == Condition::Ticking);
+    let idle = count(|c| matches!(c, Condition::Idle(_)));
+    let failing = count(|c| matches!(c, Condition::Failing(_)));
+    let status = format!("{ticked} databases ticked, {idle} waited for, {failing} failing");
+    let held_up: Vec<String> = conditions
+        .iter()
+        .filter_map(|(database, condition)| match condition {
+            Condition::Unknown => Some(format!("{database}: not looked at yet")),
+            Condition::Failing(reason) => Some(format!("{database}: {reason}")),
+            Condition::Ticking | Condition::Idle(_) => None,
+        })
+        .collect();
+    (status, (!held_up.is_empty()).then(|| held_up.join("\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_database_holds_up_and_one_that_is_waited_for_does_not() {
+        let mut conditions = Conditions::from([
+            ("a".to_owned(), Condition::Ticking),
+            ("b".to_owned(), Condition::Idle("a standby".into())),
+        ]);
+        let (status, held_up) = summary(&conditions);
+        assert_eq!(status, "1 databases ticked, 1 waited for, 0 failing");
+        assert_eq!(held_up, None);
+        conditions.insert("c".into(), Condition::Failing("connect: refused".into()));
+        conditions.insert("d".into(), Condition::Unknown);
+        let (_, held_up) = summary(&conditions);
+        assert_eq!(
+            held_up.as_deref(),
+            Some("c: connect: refused\nd: not looked at yet")
+        );
+    }
 }

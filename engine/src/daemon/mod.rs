@@ -3,14 +3,18 @@
 pub mod control;
 pub mod health;
 pub mod log;
+pub mod manager;
 pub mod pidfile;
 pub mod process;
+
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
 use crate::cli::Context;
 use crate::config::settings::ProcessSettings;
 use health::Health;
+use manager::Manager;
 use pidfile::Pidfile;
 use process::Reloads;
 
@@ -21,6 +25,7 @@ const DETACHED: &str = "SKYTIDE_DETACHED";
 pub struct Daemon {
     pub reloads: Reloads,
     pub health: Health,
+    pub manager: Arc<Manager>,
     _pidfile: Option<Pidfile>,
 }
 
@@ -42,9 +47,19 @@ pub async fn start(settings: &ProcessSettings, context: &Context) -> anyhow::Res
     if let Some(listen) = &settings.metrics_listen {
         health::serve(listen, health.clone(), context.shutdown.clone()).await?;
     }
+    let manager = Arc::new(Manager::new(std::env::var_os("NOTIFY_SOCKET").as_deref()));
+    let variable = |name| std::env::var(name).ok();
+    let limit = manager::watchdog(
+        variable("WATCHDOG_USEC").as_deref(),
+        variable("WATCHDOG_PID").as_deref(),
+        std::process::id(),
+    );
+    tokio::spawn(manager::watch(manager.clone(), limit, context.shutdown.clone()));
+    manager.ready();
     Ok(Daemon {
         reloads,
         health,
+        manager,
         _pidfile: pidfile,
     })
 }

@@ -25,7 +25,9 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 pub(super) struct Source<'s> {
     settings: &'s Settings,
     pub session: Session,
-    tick_requests: Option<mpsc::Receiver<Notification>>,
+    notifications: Option<mpsc::Receiver<Notification>>,
+    /// The channel on which ticks are told, where the queue's PgQ does so.
+    ticks: Option<String>,
     wait: Duration,
 }
 
@@ -38,14 +40,16 @@ impl<'s> Source<'s> {
             .batch_execute(SESSION_SETTINGS)
             .await
             .map_err(QueueError::sql("prepare the session"))?;
-        let tick_requests = session.notifications();
-        let source = Source {
+        let notifications = session.notifications();
+        let mut source = Source {
             settings,
             session,
-            tick_requests,
+            notifications,
+            ticks: None,
             wait: SHORTEST_WAIT,
         };
         source.check().await?;
+        source.ticks = pgq::watch_ticks(&*source.session, &settings.queue).await?;
         Ok(source)
     }
 
@@ -135,15 +139,24 @@ impl<'s> Source<'s> {
         matches!(pgq::get_batch_info(&*self.session, batch.id).await, Ok(None))
     }
 
-    /// Waits before the next look: a moment at first, longer each time, until somebody asks for a tick.
+    /// Waits before the next look: for a tick, where ticks are told; else a moment at first, longer each time,
+    /// until somebody asks for a tick.
     pub async fn idle(&mut self, stop: &CancellationToken) {
-        let wait = self.wait.min(self.settings.poll);
-        self.wait = wait.saturating_mul(2).min(self.settings.poll);
-        let asked = asked(&mut self.tick_requests, self.settings.queue.as_str());
+        let poll = self.settings.poll;
+        let wait = match self.ticks {
+            Some(_) => poll,
+            None => self.wait.min(poll),
+        };
+        self.wait = wait.saturating_mul(2).min(poll);
+        let told = told(
+            &mut self.notifications,
+            self.ticks.as_deref(),
+            self.settings.queue.as_str(),
+        );
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
-            () = asked => self.wait = SHORTEST_WAIT,
+            () = told => self.wait = SHORTEST_WAIT,
         }
     }
 
@@ -168,17 +181,23 @@ async fn tell<C: GenericClient>(client: &C, batch: BatchId, verdicts: &Verdicts)
     Ok(())
 }
 
-/// Until a tick of the queue is asked for.
-async fn asked(requests: &mut Option<mpsc::Receiver<Notification>>, queue: &str) {
-    let Some(receiver) = requests else {
+/// Until a tick of the queue is made; where ticks are not told, until one is asked for.
+async fn told(notifications: &mut Option<mpsc::Receiver<Notification>>, ticks: Option<&str>, queue: &str) {
+    let Some(receiver) = notifications else {
         return std::future::pending().await;
     };
     while let Some(notification) = receiver.recv().await {
-        if notification.payload() == queue {
+        let ours = match ticks {
+            Some(channel) => notification.channel() == channel,
+            None => notification.payload() == queue,
+        };
+        if ours {
+            // One look finds all there is.
+            while receiver.try_recv().is_ok() {}
             return;
         }
     }
     // The connection is gone; the next look will say so.
-    *requests = None;
+    *notifications = None;
     std::future::pending().await
 }

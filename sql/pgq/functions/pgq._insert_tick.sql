@@ -12,6 +12,9 @@ begin
       from pgq.queue q
      where q.queue_id = i_queue_id
     returning tick_id into l_tick_id;
+    if found then
+        perform pgq._tell_ticks(array[i_queue_id], array[l_tick_id]);
+    end if;
     return l_tick_id;
 end;
 $$ language plpgsql;

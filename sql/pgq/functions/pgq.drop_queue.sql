@@ -15,6 +15,8 @@ begin
         raise exception 'No such event queue';
     end if;
 
+    -- whoever makes a tick now would leave it behind
+    perform pgq._lock_ticks(q.queue_id);
     if coalesce(x_force, false) then
         for s in
             select c.co_name

@@ -53,6 +53,7 @@ begin
     values (q.queue_id, nextval(pgq.quote_fqname(q.queue_tick_seq)::regclass), now(), i_snapshot,
             pgq.seq_getval(q.queue_event_seq))
     returning tick_id into l_tick_id;
+    perform pgq._tell_ticks(array[q.queue_id], array[l_tick_id]);
     perform pgq.insert_event(i_queue_name, i_ev_type, i_ev_data);
     return l_tick_id;
 end;

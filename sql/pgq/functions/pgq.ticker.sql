@@ -8,6 +8,11 @@ declare
     l_count bigint := 0;
 begin
     perform pgq._require_read_committed('pgq.ticker()');
+    begin
+        return (select coalesce(cardinality(m.tick_ids), 0) from pgq._make_ticks(null, null, null, null) m);
+    exception when others then
+        null;   -- one queue stands in the way of all; which one, is found out below
+    end;
     for q in
         select t.queue_id, t.queue_name
           from pgq.queue t
@@ -15,7 +20,9 @@ begin
          order by t.queue_name
     loop
         begin
-            if pg_try_advisory_xact_lock(pgq._tick_lock_class(), q.queue_id) then
+            if pg_try_advisory_xact_lock_shared(pgq._tick_lock_class(), 0)
+                and pg_try_advisory_xact_lock(pgq._tick_lock_class(), q.queue_id)
+            then
                 if pgq._tick_if_due(q.queue_id) is not null then
                     l_count := l_count + 1;
                 end if;
@@ -91,6 +98,7 @@ begin
     values (q.queue_id, i_tick_id, i_orig_timestamp, txid_current_snapshot(), i_event_seq);
     perform pgq.seq_setval(q.queue_tick_seq, i_tick_id);
     perform pgq.seq_setval(q.queue_event_seq, i_event_seq);
+    perform pgq._tell_ticks(array[q.queue_id], array[i_tick_id]);
     return i_tick_id;
 end;
 $$ language plpgsql security definer set search_path = pg_catalog, pg_temp;

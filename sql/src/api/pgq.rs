@@ -131,6 +131,30 @@ pub async fn want_tick<C: GenericClient>(client: &C, queue: &QueueName) -> Resul
     Ok(())
 }
 
+/// Has the session notified of each tick of the queue. Gives the channel; nothing where the queue's PgQ cannot do
+/// so, or the role may not ask.
+pub async fn watch_ticks<C: GenericClient>(
+    client: &C,
+    queue: &QueueName,
+) -> Result<Option<String>, ApiError> {
+    let failed = |source| ApiError::Call {
+        function: "pgq.watch_ticks",
+        source,
+    };
+    let known =
+        "select coalesce(has_function_privilege(to_regprocedure('pgq.watch_ticks(text)'), 'execute'), false)";
+    if !client
+        .query_one(known, &[])
+        .await
+        .map_err(failed)?
+        .get::<_, bool>(0)
+    {
+        return Ok(None);
+    }
+    let row = call!(client, "pgq.watch_ticks", "($1)", [&queue.as_str()])?;
+    Ok(Some(row.try_get(0)?))
+}
+
 /// Makes the ticker tick at its next look; gives the newest tick there is now.
 pub async fn force_tick<C: GenericClient>(client: &C, queue: &QueueName) -> Result<Option<TickId>, ApiError> {
     tick(&call!(client, "pgq.force_tick", "($1)", [&queue.as_str()])?)

@@ -1,6 +1,5 @@
 //! PgQ's queues: ours beside the original with its C functions, in two databases of one server.
 
-mod latency;
 mod produce;
 mod read;
 mod triggers;
@@ -30,7 +29,6 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
     produce::run(&stage, effort, &mut findings).await?;
     triggers::run(&stage, effort, &mut findings).await?;
     read::run(&stage, effort, &mut findings).await?;
-    latency::run(&stage, effort, &mut findings).await?;
     Ok(findings)
 }
 
