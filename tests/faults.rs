@@ -585,7 +585,7 @@ async fn all_metrics_in_the_manual_come_from_a_worker_that_worked() {
 async fn least_privileges_are_enough() {
     let mut stage = Stage::databases(usual()).await;
     if stage.server.version().major < 15 {
-        eprintln!("skipped: before PostgreSQL 15 no role can be granted session_replication_role");
+        eprintln!("SKIPPED: before PostgreSQL 15 no role can be granted session_replication_role");
         return;
     }
     let (root, leaf) = (stage.server.dsn("root"), stage.server.dsn("leaf"));
