@@ -5,6 +5,7 @@
 use skytide_fixtures::versions::{self, Search};
 use skytide_fixtures::wait;
 use skytide_fixtures::workload::{self, LoadOptions};
+use skytide_sql::TableName;
 
 use crate::packaged;
 use crate::replica::{PATIENCE, Plan, Replica};
@@ -20,14 +21,30 @@ fn oldest_and_newest() -> Option<(u32, u32)> {
     Some((oldest, newest))
 }
 
+/// A table with a column that each side computes, from PostgreSQL 18 on when it is read.
+fn computed(major: u32) -> String {
+    let kind = if major < 18 { "stored" } else { "virtual" };
+    format!(
+        "create table public.computed_here \
+         (twice integer generated always as (v * 2) {kind}, id integer primary key, v integer)"
+    )
+}
+
 /// All tables of the workload are copied and followed under load, over a restart of the worker.
 async fn replicate(provider: u32, subscriber: u32) {
     let mut plan = Plan::default();
+    plan.provider_schema.push(computed(provider));
+    plan.subscriber_schema.push(computed(subscriber));
     plan.provider.major = Some(provider);
     plan.subscriber.major = Some(subscriber);
     let mut replica = Replica::from_plan(plan).await;
     assert_eq!(replica.provider.version().major, provider);
     assert_eq!(replica.subscriber.version().major, subscriber);
+    let at_provider = replica.at_provider().await;
+    at_provider
+        .batch_execute("insert into computed_here (id, v) select n, n from generate_series(1, 1000) n")
+        .await
+        .unwrap();
     let load = replica.load(LoadOptions {
         seed: 13,
         tx_rate: Some(200.0),
@@ -43,9 +60,18 @@ async fn replicate(provider: u32, subscriber: u32) {
     })
     .await
     .unwrap();
+    at_provider
+        .batch_execute(
+            "insert into computed_here (id, v) values (0, 7); update computed_here set v = -v where id % 2 = 1; \
+             delete from computed_here where id > 900",
+        )
+        .await
+        .unwrap();
     replica.leaf(&["compare"]).await;
     load.stop().await.unwrap();
-    replica.assert_equal(&workload::tables()).await;
+    let mut tables = workload::tables();
+    tables.push(TableName::new("public", "computed_here"));
+    replica.assert_equal(&tables).await;
     replica.stop_worker().await;
 }
 
