@@ -584,10 +584,6 @@ async fn all_metrics_in_the_manual_come_from_a_worker_that_worked() {
 #[tokio::test]
 async fn least_privileges_are_enough() {
     let mut stage = Stage::databases(usual()).await;
-    if stage.server.version().major < 15 {
-        eprintln!("skipped: before PostgreSQL 15 no role can be granted session_replication_role");
-        return;
-    }
     let (root, leaf) = (stage.server.dsn("root"), stage.server.dsn("leaf"));
     skytide(&["install", &root]).well();
     skytide(&["install", &leaf]).well();
@@ -605,10 +601,18 @@ async fn least_privileges_are_enough() {
     stage
         .run(
             "leaf",
-            "alter table a owner to shop; grant create on schema public to shop; \
-             grant set on parameter session_replication_role to repl_leaf",
+            "alter table a owner to shop; grant create on schema public to shop",
         )
         .await;
+    // Before, the modules' function does it, with its owner's rights.
+    if stage.server.version().major >= 15 {
+        stage
+            .run(
+                "leaf",
+                "grant set on parameter session_replication_role to repl_leaf",
+            )
+            .await;
+    }
     // Once, as the modules' owner: ticks and event tables are published by their owner.
     stage
         .root(&["create-root", "root", &stage.server.dsn("root")])

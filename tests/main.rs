@@ -12,6 +12,7 @@ mod faults;
 mod fixtures;
 mod links;
 mod londiste;
+mod majors;
 mod modules;
 mod originals;
 mod packaged;

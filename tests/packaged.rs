@@ -23,9 +23,11 @@ pub fn skipped(missing: &str) {
 pub async fn server() -> Option<Server> {
     let majors = versions::installed(&Search::from_env(None));
     let Some(found) = majors.iter().find(|b| {
-        share(b.version.major)
-            .join("extension/londiste.control")
-            .is_file()
+        // The packages' files are found by the server of the same packages only.
+        b.dir.starts_with("/usr/lib/postgresql")
+            && share(b.version.major)
+                .join("extension/londiste.control")
+                .is_file()
     }) else {
         skipped(
             "a package of the extensions pgq, pgq_node and londiste (Debian: postgresql-15-londiste-sql)",

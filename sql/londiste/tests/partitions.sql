@@ -36,7 +36,9 @@ select londiste.create_partition('parent', 'parent_bad', 'id', 'nosuch', now(), 
 set timezone = 'UTC';
 \d parent_2026_02
 \d "Odd s"."p.art"
-select c.relname, pg_get_userbyid(c.relowner), c.relacl from pg_class c where c.relname in ('parent', 'parent_2026_02');
+-- from PostgreSQL 17 on an owner has MAINTAIN too
+select c.relname, pg_get_userbyid(c.relowner), replace(c.relacl::text, 'Dxtm', 'Dxt') as relacl, c.relacl = p.relacl as same
+  from pg_class c, pg_class p where c.relname in ('parent', 'parent_2026_02') and p.relname = 'parent' order by 1;
 select tgname, tgenabled from pg_trigger where tgrelid = 'parent_2026_02'::regclass order by 1;
 select rulename, ev_enabled from pg_rewrite where ev_class = 'parent_2026_02'::regclass;
 insert into parent_2026_02 values (1, '2026-02-03', 1, 'a');

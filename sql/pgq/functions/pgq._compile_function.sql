@@ -67,18 +67,22 @@ begin
                     where t.attrelid = i_table and starts_with(t.attname::text, '_pgq_ev_'))
         or exists (select 1 from unnest(l_keys) k
                     where not exists (select 1 from pg_catalog.pg_attribute t
-                                       where t.attrelid = i_table and t.attnum > 0 and t.attname::text = k))
+                                       where t.attrelid = i_table and t.attnum > 0 and t.attname::text = k
+                                         and t.attgenerated <> 'v'))
     then
         return null;
     end if;
 
     l_pending := case when l_json then '{' else '' end;
     for a in
-        select t.attname::text as name, t.atttypid as type, 'f' || row_number() over (order by t.attnum) as field
+        select t.attname::text as name, t.atttypid as type, 'f' || row_number() over (order by t.attnum) as field,
+               t.attgenerated = 'v' as virtual
           from pg_catalog.pg_attribute t
          where t.attrelid = i_table and t.attnum > 0 and not t.attisdropped
          order by t.attnum
     loop
+        -- not computed where triggers run (PostgreSQL 18)
+        continue when a.virtual;
         if a.name = any (l_keys) then
             l_checks := l_checks || format($f$
         if r.%1$s is distinct from o.%1$s and pgq._values_differ(%2$s, %3$L, o.%1$s, r.%1$s) then

@@ -35,7 +35,6 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
 /// The server with both databases.
 struct Stage {
     server: Server,
-    program: Program,
     ours: Client,
     original: Client,
     original_version: String,
@@ -76,7 +75,6 @@ impl Stage {
         let original_version = original.query_one("select pgq.version()", &[]).await?.get(0);
         Ok(Stage {
             server,
-            program,
             ours,
             original,
             original_version,
