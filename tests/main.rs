@@ -10,6 +10,7 @@ mod demo;
 mod differential;
 mod faults;
 mod fixtures;
+mod held;
 mod links;
 mod londiste;
 mod majors;

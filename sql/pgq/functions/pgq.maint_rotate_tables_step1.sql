@@ -58,7 +58,11 @@ begin
            queue_switch_step2 = null
      where queue_id = q.queue_id;
 
-    -- old ticks go with the events, but never the newest one nor one that is somebody's position
+    -- old ticks go with the events, but never the newest one nor one that is somebody's position. As long as they would
+    -- only become dead rows that no vacuum may take, they stay: a later rotation finds them
+    if pgq._snapshot_is_held(q.queue_id) then
+        return 0;
+    end if;
     select array_agg(s.sub_last_tick) || array_agg(s.sub_next_tick) into l_positions
       from pgq.subscription s
      where s.sub_queue = q.queue_id;
