@@ -7,6 +7,7 @@
 mod dir;
 mod error;
 mod name;
+pub mod peer;
 #[cfg(any(test, feature = "test-suite"))]
 pub mod suite;
 
@@ -19,6 +20,7 @@ use futures_util::future::BoxFuture;
 pub use dir::DirStore;
 pub use error::StoreError;
 pub use name::{NameError, ObjectName, PartialName, Prefix};
+pub use peer::PeerStore;
 
 /// The longest object or piece; what is longer is cut by its writer. A WAL segment is never longer.
 pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
