@@ -26,7 +26,7 @@ pub enum PackError {
     Index(&'static str),
     #[error("its index has format version {found}, this program knows {known}")]
     Version { found: u16, known: u16 },
-    #[error("frame {frame} cannot be decompressed: {source}")]
+    #[error("frame {frame} cannot be decompressed")]
     Frame {
         frame: usize,
         #[source]
@@ -87,7 +87,7 @@ impl Packer {
                 .resize(start + zstd::zstd_safe::compress_bound(part.len()), 0);
             let length = self
                 .0
-                .compress_to_buffer(part, &mut frames.bytes[start..])
+                .compress_to_buffer(part, frames.bytes.get_mut(start..).unwrap_or_default())
                 .map_err(PackError::Compress)?;
             frames.bytes.truncate(start + length);
             frames
@@ -156,7 +156,7 @@ impl FrameDecoder {
         file.resize(start + expected, 0);
         let found = self
             .0
-            .decompress_to_buffer(bytes, &mut file[start..])
+            .decompress_to_buffer(bytes, file.get_mut(start..).unwrap_or_default())
             .map_err(|source| PackError::Frame { frame, source })?;
         match found == expected {
             true => Ok(()),

@@ -155,7 +155,7 @@ pub(super) fn write(out: &mut Vec<u8>, contents: &Contents, file_bytes: u64, len
     for length in lengths {
         out.extend(length.to_le_bytes());
     }
-    let crc = crc32c::crc32c(&out[start..]);
+    let crc = crc32c::crc32c(out.get(start..).expect("it was just written"));
     out.extend(crc.to_le_bytes());
     out.extend(body_bytes.to_le_bytes());
     out.extend(END_MAGIC);
@@ -219,12 +219,10 @@ impl Index {
             return Err(PackError::Index("its checksum is wrong"));
         }
         // Only now: it is the writer's bytes that are read from here on.
-        let header = rest
-            .len()
-            .checked_sub(body - 8 + FRAME_HEADER)
-            .map(|start| &rest[start..start + FRAME_HEADER]);
+        let before = rest.len().saturating_sub(body - 8);
+        let header = rest.get(..before).and_then(<[u8]>::last_chunk::<FRAME_HEADER>);
         let expected = [SKIPPABLE.to_le_bytes(), body_bytes.to_le_bytes()].concat();
-        if header != Some(&expected) {
+        if header.is_none_or(|header| header[..] != expected) {
             return Err(PackError::Index("its frame is damaged"));
         }
         Index::fields(checked, body_bytes)

@@ -81,7 +81,10 @@ fn scan(file: &[u8]) -> Result<Vec<Piece>, usize> {
     }
     let later = |offset: &usize| Piece::parse(file, *offset).is_some_and(|piece| piece.at > bytes);
     let tail = file.get(end..).unwrap_or_default();
-    let mut starts = (0..tail.len().saturating_sub(HEADER)).filter(|at| tail[*at..].starts_with(&MAGIC));
+    let mut starts = tail
+        .windows(HEADER)
+        .enumerate()
+        .filter_map(|(at, window)| window.starts_with(&MAGIC).then_some(at));
     match starts.any(|start| later(&(end + start))) {
         true => Err(end),
         false => Ok(pieces),
