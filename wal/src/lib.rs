@@ -5,11 +5,13 @@
 #![deny(clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::indexing_slicing))]
 
+pub mod archive;
 pub mod commit;
 pub mod decode;
 pub mod durable;
 pub mod format;
 pub mod pack;
+pub mod restore;
 pub mod segment;
 pub mod store;
 pub mod timeline;

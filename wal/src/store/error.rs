@@ -9,7 +9,7 @@ use crate::durable::FileError;
 #[non_exhaustive]
 pub enum StoreError {
     /// A file or directory of a local store.
-    #[error("store {location}: {source}")]
+    #[error("store {location} failed")]
     File {
         location: String,
         #[source]

@@ -6,7 +6,10 @@
 
 mod dir;
 mod error;
+pub mod identity;
+pub mod layout;
 mod name;
+pub mod partial;
 pub mod peer;
 #[cfg(any(test, feature = "test-suite"))]
 pub mod suite;
