@@ -21,4 +21,5 @@ mod queue;
 mod races;
 mod replica;
 mod ticker;
+mod walmgr;
 mod walsender;

@@ -8,6 +8,9 @@ fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _scenario = stop_points::arm();
     let call = cli::compat::Call::from_env();
+    if let Some(answer) = cli::walmgr::client::quick(call.arguments()) {
+        return answer;
+    }
     let cli = match cli::parse(&call) {
         Ok(cli) => cli,
         Err(refusal) => return call.usage_exit(refusal.print().is_ok(), refusal.exit_code()),

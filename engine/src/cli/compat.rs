@@ -10,6 +10,8 @@ pub const OLD_NAMES: &[(&str, &str)] = &[
     ("londiste3", "londiste"),
     ("pgqd", "ticker"),
     ("qadmin", "qadmin"),
+    ("walmgr", "walmgr"),
+    ("walmgr3", "walmgr"),
 ];
 
 /// How the program was called.
