@@ -45,7 +45,10 @@ async fn the_daemon_archives_ahead_and_reads_ahead() {
     let restored = stage.restored(&base, "restored", &[]).await;
     assert_eq!(content(&restored.0).await, wanted);
     let log = stage.daemon_log();
-    assert!(log.matches("archived").count() >= 12, "the daemon did the work:\n{log}");
+    assert!(
+        log.matches("archived").count() >= 12,
+        "the daemon did the work:\n{log}"
+    );
     assert!(log.matches("restored").count() >= 12, "{log}");
     daemon.ends_politely().await;
     // Without it things go on.
@@ -70,7 +73,9 @@ async fn the_same_again_is_a_success_and_anything_else_is_refused() {
     *padded.last_mut().unwrap() = 1;
     fs::write(stage.path("padded"), padded).unwrap();
     let padded = stage.path("padded");
-    stage.walmgr(&["archive", padded.to_str().unwrap(), &ours]).with(0, &[]);
+    stage
+        .walmgr(&["archive", padded.to_str().unwrap(), &ours])
+        .with(0, &[]);
 
     // Another server that was started on the same base wrote other records under the same name.
     let other = stage.started(&base, "twin").await;
@@ -80,13 +85,19 @@ async fn the_same_again_is_a_success_and_anything_else_is_refused() {
         .await
         .unwrap();
     let theirs = other.0.data_dir().join("pg_wal").join(&ours);
-    wait::until("the twin's segment", PATIENCE, async || Ok(theirs.exists().then_some(())))
-        .await
-        .unwrap();
+    wait::until("the twin's segment", PATIENCE, async || {
+        Ok(theirs.exists().then_some(()))
+    })
+    .await
+    .unwrap();
     stage
         .walmgr(&["archive", theirs.to_str().unwrap(), &ours])
         .with(1, &["has another", "first difference is at 0/", "HINT"]);
-    assert_eq!(fs::read(stage.stored(&ours)).unwrap(), stored, "nothing was overwritten");
+    assert_eq!(
+        fs::read(stage.stored(&ours)).unwrap(),
+        stored,
+        "nothing was overwritten"
+    );
 }
 
 #[tokio::test]
@@ -135,8 +146,15 @@ async fn missing_is_1_and_trouble_stops_recovery() {
         let said = stage.restore_file(missing, &target).with(1, &[]);
         assert!(said.err.is_empty() && !target.exists(), "{said:?}");
     }
-    for name in ["../../etc/passwd", "..", "000000010000000000000001/..", "xlogtemp.1"] {
-        stage.restore_file(name, &target).with(255, &["not the name of a WAL file"]);
+    for name in [
+        "../../etc/passwd",
+        "..",
+        "000000010000000000000001/..",
+        "xlogtemp.1",
+    ] {
+        stage
+            .restore_file(name, &target)
+            .with(255, &["not the name of a WAL file"]);
         stage.archive_file(name).with(2, &["not the name of a WAL file"]);
     }
     // The store's file system is not mounted.
@@ -203,7 +221,11 @@ async fn a_timelines_last_beginning_is_served_when_there_is_no_more() {
     // A standby-like twin that is promoted archives the beginning of timeline 1's last segment.
     let line = stage.line("archive %p %f");
     let promoted = stage
-        .restored(&base, "promoted", &[("archive_mode", "on"), ("archive_command", &line)])
+        .restored(
+            &base,
+            "promoted",
+            &[("archive_mode", "on"), ("archive_command", &line)],
+        )
         .await;
     let client = promoted.0.connect("postgres").await.unwrap();
     client
@@ -211,9 +233,11 @@ async fn a_timelines_last_beginning_is_served_when_there_is_no_more() {
         .await
         .unwrap();
     let history = stage.store().join("history/00000002.history.zst");
-    wait::until("the history", PATIENCE, async || Ok(history.exists().then_some(())))
-        .await
-        .unwrap();
+    wait::until("the history", PATIENCE, async || {
+        Ok(history.exists().then_some(()))
+    })
+    .await
+    .unwrap();
     let wanted = content(&promoted.0).await;
     let row = client
         .query_one("select pg_walfile_name(pg_current_wal_insert_lsn())", &[])
@@ -223,9 +247,9 @@ async fn a_timelines_last_beginning_is_served_when_there_is_no_more() {
     client.batch_execute("select pg_switch_wal()").await.unwrap();
     let done = promoted.0.data_dir().join("pg_wal/archive_status");
     wait::until("everything to be archived", PATIENCE, async || {
-        let waits = fs::read_dir(&done)?.filter_map(Result::ok).any(|entry| {
-            entry.file_name().to_string_lossy().ends_with(".ready")
-        });
+        let waits = fs::read_dir(&done)?
+            .filter_map(Result::ok)
+            .any(|entry| entry.file_name().to_string_lossy().ends_with(".ready"));
         Ok((!waits).then_some(()))
     })
     .await
@@ -244,7 +268,9 @@ async fn an_unfinished_segment_is_served_up_to_its_last_record() {
     stage.archive().await;
     let full = stage.segment(300).await;
     stage.archived(&full).await;
-    stage.run("insert into t (v) select 'unfinished' from generate_series(1, 1000)").await;
+    stage
+        .run("insert into t (v) select 'unfinished' from generate_series(1, 1000)")
+        .await;
     let row = stage
         .client()
         .await
@@ -263,8 +289,12 @@ async fn an_unfinished_segment_is_served_up_to_its_last_record() {
     let file = stage.path("file.partial");
     fs::write(&file, partial).unwrap();
     let name = format!("{last}.partial");
-    stage.walmgr(&["archive", file.to_str().unwrap(), &name]).with(0, &[]);
-    stage.walmgr(&["archive", file.to_str().unwrap(), &name]).with(0, &[]);
+    stage
+        .walmgr(&["archive", file.to_str().unwrap(), &name])
+        .with(0, &[]);
+    stage
+        .walmgr(&["archive", file.to_str().unwrap(), &name])
+        .with(0, &[]);
     let restored = stage.restored(&base, "from_file", &[]).await;
     assert_eq!(content(&restored.0).await, wanted);
     let stored = stage.store().join(format!("wal/00000001/{name}.zst"));
@@ -287,7 +317,10 @@ async fn an_unfinished_segment_is_served_up_to_its_last_record() {
             wal: chunk.to_vec().into(),
         };
         let content = Content::new(piece.encode().unwrap());
-        at = store.append(&layout::partial_of(segment), at, content).await.unwrap();
+        at = store
+            .append(&layout::partial_of(segment), at, content)
+            .await
+            .unwrap();
     }
     let torn = WalPiece {
         start_lsn: Lsn::new(start.as_u64() + data as u64 + 1),
@@ -298,7 +331,10 @@ async fn an_unfinished_segment_is_served_up_to_its_last_record() {
         wal: vec![0xAA; 77].into(),
     };
     let content_of_torn = Content::new(torn.encode().unwrap());
-    store.append(&layout::partial_of(segment), at, content_of_torn).await.unwrap();
+    store
+        .append(&layout::partial_of(segment), at, content_of_torn)
+        .await
+        .unwrap();
     let restored = stage.restored(&base, "from_pieces", &[]).await;
     assert_eq!(content(&restored.0).await, wanted);
 
@@ -306,7 +342,10 @@ async fn an_unfinished_segment_is_served_up_to_its_last_record() {
     stage.restore_file(&last, &target).with(0, &[]);
     let served = fs::read(&target).unwrap();
     assert_eq!(served.len(), wal.len(), "recovery is given whole segments");
-    assert!(served[data + 1..].iter().all(|byte| *byte == 0), "and nothing behind the last record");
+    assert!(
+        served[data + 1..].iter().all(|byte| *byte == 0),
+        "and nothing behind the last record"
+    );
 }
 
 #[cfg(feature = "failpoints")]
@@ -330,7 +369,9 @@ mod crash {
         let mut last = stage.segment(10).await;
         stage.archived(&last).await;
         for step in STEPS {
-            let mut daemon = stage.daemon_with(&[("SKYTIDE_STOP_AT", &format!("{step}=1"))]).await;
+            let mut daemon = stage
+                .daemon_with(&[("SKYTIDE_STOP_AT", &format!("{step}=1"))])
+                .await;
             last = stage.segment(700).await;
             daemon.stands_still().await;
             daemon.kill();

@@ -189,7 +189,11 @@ impl Stage {
 
     /// What PostgreSQL is given as `archive_command` or `restore_command`.
     pub fn line(&self, words: &str) -> String {
-        format!("{} walmgr {} {words}", self.program.display(), self.conf().display())
+        format!(
+            "{} walmgr {} {words}",
+            self.program.display(),
+            self.conf().display()
+        )
     }
 
     /// Lets the server archive.
@@ -237,7 +241,10 @@ impl Stage {
 
     /// Until PostgreSQL has been told that the file is safe.
     pub async fn archived(&self, name: &str) {
-        let done = self.server.data_dir().join(format!("pg_wal/archive_status/{name}.done"));
+        let done = self
+            .server
+            .data_dir()
+            .join(format!("pg_wal/archive_status/{name}.done"));
         let wait = wait::until("the archiver", PATIENCE, async || Ok(done.exists().then_some(()))).await;
         if let Err(error) = wait {
             panic!("{error}\n{}\n{}", self.server.log_tail(), self.daemon_log());
@@ -259,7 +266,13 @@ impl Stage {
     }
 
     fn copy(&self, from: &Path, to: &Path) {
-        let copied = self.server.command("/bin/cp").arg("-a").args([from, to]).output().unwrap();
+        let copied = self
+            .server
+            .command("/bin/cp")
+            .arg("-a")
+            .args([from, to])
+            .output()
+            .unwrap();
         assert!(copied.status.success(), "{copied:?}");
     }
 
@@ -272,7 +285,10 @@ impl Stage {
         let restored = self.start(name, settings).await;
         let client = restored.0.connect("postgres").await.unwrap();
         wait::until_eq("pg_is_in_recovery", false, PATIENCE, async || {
-            Ok(client.query_one("select pg_is_in_recovery()", &[]).await?.get::<_, bool>(0))
+            Ok(client
+                .query_one("select pg_is_in_recovery()", &[])
+                .await?
+                .get::<_, bool>(0))
         })
         .await
         .unwrap();
@@ -325,7 +341,10 @@ fn said(command: &mut Command) -> Said {
 pub async fn content(server: &Server) -> (i64, Option<String>) {
     let client = server.connect("postgres").await.unwrap();
     let row = client
-        .query_one("select count(*), md5(string_agg(id || v, ',' order by id)) from t", &[])
+        .query_one(
+            "select count(*), md5(string_agg(id || v, ',' order by id)) from t",
+            &[],
+        )
         .await
         .unwrap();
     (row.get(0), row.get(1))

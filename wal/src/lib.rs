@@ -7,15 +7,21 @@
 
 pub mod archive;
 pub mod commit;
+pub mod control;
 pub mod decode;
 pub mod durable;
 pub mod format;
 pub mod pack;
 pub mod restore;
 pub mod segment;
+pub mod stats;
 pub mod store;
 pub mod timeline;
+pub mod verify;
 pub mod walsender;
+
+#[cfg(test)]
+mod sample;
 
 pub use decode::{Decoder, Expected, Record, Timelines, WalError, WalFault};
 pub use segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};

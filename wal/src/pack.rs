@@ -173,6 +173,7 @@ impl FrameDecoder {
 mod tests {
     use super::*;
     use crate::TimelineId;
+    use crate::walsender::Timestamp;
     use skytide_sql::Lsn;
 
     fn contents(file: &[u8], data: usize) -> Contents {
@@ -190,6 +191,8 @@ mod tests {
                 first_prev: Lsn::new(0x2FF_FFD0),
                 last_record: Some(Lsn::new(0x300_0F00)),
                 records: 17,
+                first_commit: Some(Timestamp::from_micros(-5)),
+                last_commit: None,
             }),
         }
     }

@@ -243,8 +243,8 @@ fn cut_to_boundary(
     location: String,
 ) -> Option<Served> {
     let checked = check_segment(name, &bytes, Some(identity.system_id)).ok()?;
+    bytes.truncate(usize::try_from(checked.contents.data_bytes).ok()?);
     let span = checked.contents.span.filter(|span| span.records > 0)?;
-    bytes.truncate(usize::try_from(checked.sound_bytes).ok()?);
     bytes.resize(usize::try_from(identity.segment_size.bytes()).ok()?, 0);
     Some(Served {
         bytes,

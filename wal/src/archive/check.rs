@@ -3,9 +3,11 @@
 use skytide_sql::Lsn;
 
 use super::ArchiveError;
-use crate::decode::{Decoder, Expected, Timelines};
+use crate::decode::{Expected, Timelines};
 use crate::format::page::{LongHeader, PageSize, SHORT_HEADER};
+use crate::format::record::HEADER;
 use crate::pack::{Contents, Kind, Span};
+use crate::verify::{Ended, SegmentContext, SegmentReport, Tail, verify_segment};
 use crate::{SegmentSize, WalFileName};
 
 /// A segment, or the beginning of one, that was read through.
@@ -13,8 +15,6 @@ use crate::{SegmentSize, WalFileName};
 pub struct Checked {
     pub contents: Contents,
     pub size: SegmentSize,
-    /// How many bytes from the start are whole records, or belong to one that goes on in the next segment.
-    pub sound_bytes: u64,
 }
 
 /// Checks page headers, the chain and the checksum of every record. A [`WalFileName::Segment`] has to be full and
@@ -42,26 +42,43 @@ pub fn check_segment(
             size.bytes()
         )));
     }
-    let start = segment
-        .start(size)
+    let number = segment
+        .number(size)
         .ok_or_else(|| not_wal(format!("no segment of {} bytes has this name", size.bytes())))?;
-    let expected = Expected {
-        system_id: Some(system_id.unwrap_or(header.system_id)),
-        timelines: Timelines::UpTo(segment.timeline()),
-        ..Expected::default()
+    let context = SegmentContext {
+        number,
+        size,
+        expected: Expected {
+            system_id: Some(system_id.unwrap_or(header.system_id)),
+            timelines: Timelines::UpTo(segment.timeline()),
+            ..Expected::default()
+        },
+        tail: match kind {
+            Kind::Segment => Tail::Closed,
+            _ => Tail::Unknown,
+        },
     };
-    let mut decoder = Decoder::new(start, size, expected);
-    let mut seen = Seen::default();
-    let end = seen.read(&mut decoder, file);
-    if let (Err(source), Kind::Segment) = (end, kind) {
-        return Err(ArchiveError::Damaged { name, source });
+    let report = verify_segment(file, &context);
+    match (&report.ended, kind) {
+        (Ended::Complete | Ended::Switch, _) | (Ended::Torn { .. }, Kind::PartialSegment) => {}
+        // Behind a timeline's end its last file may hold what the server wrote and never kept.
+        (Ended::Corrupt { .. }, Kind::PartialSegment) if report.records > 0 => {}
+        (Ended::Corrupt { stop, .. } | Ended::Torn { stop: Some(stop), .. }, _) => {
+            return Err(ArchiveError::Damaged {
+                name,
+                source: stop.clone(),
+            });
+        }
+        (Ended::Torn { stop: None, .. }, _) => return Err(not_wal("it ends in the middle".to_owned())),
     }
-    let boundary = decoder.record_boundary().unwrap_or(start);
-    let offset = |lsn: Lsn| lsn.bytes_since(start).unwrap_or(0).min(bytes);
-    let data_bytes = match kind {
-        Kind::Segment => seen.switch_end.map_or(bytes, offset),
-        _ => offset(seen.switch_end.unwrap_or(boundary)),
+    let start = number.start(size);
+    let end = report.boundary.unwrap_or(start);
+    let data_end = match (&report.ended, kind) {
+        (Ended::Switch, _) => switch_end(&report).unwrap_or(end),
+        (_, Kind::Segment) => number.end(size),
+        _ => end,
     };
+    let data_bytes = data_end.bytes_since(start).unwrap_or(0).min(bytes);
     let data = usize::try_from(data_bytes).ok().and_then(|end| file.get(..end));
     let contents = Contents {
         kind,
@@ -72,45 +89,23 @@ pub fn check_segment(
         data_crc: crc32c::crc32c(data.unwrap_or_default()),
         span: Some(Span {
             start_lsn: start,
-            end_lsn: boundary,
-            first_record: seen.first.map(|(lsn, _)| lsn),
-            first_prev: seen.first.map_or(Lsn::INVALID, |(_, prev)| prev),
-            last_record: decoder.last_record(),
-            records: seen.records,
+            end_lsn: end,
+            first_record: report.first_record,
+            first_prev: report.chain_in.unwrap_or(Lsn::INVALID),
+            last_record: report.chain_out,
+            records: report.records,
+            first_commit: report.commits.first,
+            last_commit: report.commits.last,
         }),
     };
-    Ok(Checked {
-        contents,
-        size,
-        sound_bytes: data_bytes,
-    })
+    Ok(Checked { contents, size })
 }
 
-#[derive(Default)]
-struct Seen {
-    /// The first record, and the one before it by its word.
-    first: Option<(Lsn, Lsn)>,
-    records: u64,
-    /// Behind a switch record: what follows is padding.
-    switch_end: Option<Lsn>,
-}
-
-impl Seen {
-    fn read(&mut self, decoder: &mut Decoder, file: &[u8]) -> Result<(), crate::WalError> {
-        let mut feed = decoder.feed(file);
-        loop {
-            let Some(record) = feed.next_record()? else {
-                return Ok(());
-            };
-            self.first.get_or_insert((record.lsn, record.header.previous));
-            self.records += 1;
-            let (lsn, bytes) = (record.lsn, record.bytes.len() as u64);
-            if feed.decoder().is_switched() {
-                let page = PageSize::DEFAULT;
-                let crosses = page.offset_of(lsn) + bytes > page.bytes();
-                let header = if crosses { SHORT_HEADER as u64 } else { 0 };
-                self.switch_end = Some(Lsn::new(lsn.as_u64() + bytes + header));
-            }
-        }
-    }
+/// Behind the switch record: what follows is padding.
+fn switch_end(report: &SegmentReport) -> Option<Lsn> {
+    let page = PageSize::DEFAULT;
+    let (switch, bytes) = (report.chain_out?, HEADER as u64);
+    let crosses = page.offset_of(switch) + bytes > page.bytes();
+    let header = if crosses { SHORT_HEADER as u64 } else { 0 };
+    Some(Lsn::new(switch.as_u64() + bytes + header))
 }

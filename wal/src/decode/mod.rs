@@ -214,6 +214,11 @@ impl Decoder {
         self.expected.system_id
     }
 
+    /// As the first segment's header says, or the usual one before it is read.
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
     /// The version of the last page.
     pub fn format(&self) -> Option<&'static Format> {
         self.format

@@ -131,14 +131,17 @@ impl Decoder {
     fn enter_page(&mut self, header: &PageHeader) -> Result<(), WalFault> {
         let continues = header.flags.contains(PageFlags::CONTINUES_RECORD);
         let gives_up = header.flags.contains(PageFlags::OVERWRITES_RECORD);
+        if continues && gives_up {
+            return Err(WalFault::PageFlags(header.flags.bits()));
+        }
         let missing = match self.state {
             State::Seeking(_) => return Ok(()),
-            State::Inside(record) if gives_up && !continues => {
+            State::Inside(record) if gives_up => {
                 self.overwrite = Some(Some(record));
                 self.state = State::Between;
                 return Ok(());
             }
-            State::Foreign(_) if gives_up && !continues => {
+            State::Foreign(_) if gives_up => {
                 self.overwrite = Some(None);
                 self.state = State::Between;
                 return Ok(());
@@ -160,7 +163,7 @@ impl Decoder {
                 missing
             }
             State::Between | State::Switched => {
-                if continues && self.cold && header.remaining > 0 && !gives_up {
+                if continues && self.cold && header.remaining > 0 {
                     self.head.announced = header.remaining;
                     self.state = State::Foreign(header.remaining);
                 } else if continues || header.remaining > 0 {

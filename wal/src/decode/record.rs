@@ -3,6 +3,7 @@
 use skytide_sql::{Lsn, Xid32};
 
 use crate::commit::TransactionEnd;
+use crate::format::cursor::Cursor;
 use crate::format::record::{BlockRef, Image, Layout, RecordHeader};
 use crate::format::rmgr::Rmgr;
 use crate::format::version::Format;
@@ -76,6 +77,18 @@ impl<'a> Record<'a> {
 
     pub fn top_xid(&self) -> Option<Xid32> {
         self.layout.top_xid
+    }
+
+    /// The server went on in the next segment after it.
+    pub fn is_switch(&self) -> bool {
+        self.header.rmgr == Rmgr::XLOG && self.header.opcode() == SWITCH
+    }
+
+    /// If it takes the place of a record that was given up after a crash: where that one began.
+    pub fn replaced_record(&self) -> Option<Lsn> {
+        let replaces = self.header.rmgr == Rmgr::XLOG && self.header.opcode() == OVERWRITE_CONTRECORD;
+        let lsn = replaces.then(|| Cursor::new(self.main_data()).u64().ok())??;
+        Some(Lsn::new(lsn))
     }
 
     /// If it ends a transaction: how and when.

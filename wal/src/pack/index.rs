@@ -7,17 +7,20 @@ use skytide_sql::Lsn;
 use super::{FRAME_BYTES, PackError};
 use crate::TimelineId;
 use crate::store::MAX_OBJECT_BYTES;
+use crate::walsender::Timestamp;
 
 /// A skippable frame of zstd (format specification, section "Skippable Frames").
 const SKIPPABLE: u32 = 0x184D_2A5B;
 const MAGIC: [u8; 4] = *b"SkWi";
 const END_MAGIC: [u8; 4] = *b"SkWe";
 const VERSION: u16 = 1;
+/// Where no time is known: what PostgreSQL writes for "before all times".
+const NO_TIME: i64 = i64::MIN;
 
 /// Magic and length of the skippable frame.
 const FRAME_HEADER: usize = 8;
 /// From the index's magic up to the lengths of the frames.
-const FIXED: usize = 104;
+const FIXED: usize = 120;
 /// After the lengths: checksum, length of the index, end magic.
 const FOOTER: usize = 12;
 /// The index of the largest file fits into this many bytes.
@@ -85,6 +88,9 @@ pub struct Span {
     /// Where the last record that ends in the segment starts.
     pub last_record: Option<Lsn>,
     pub records: u64,
+    /// When transactions ended, by the server's clock: the first and the last commit by position.
+    pub first_commit: Option<Timestamp>,
+    pub last_commit: Option<Timestamp>,
 }
 
 impl Contents {
@@ -143,6 +149,12 @@ pub(super) fn write(out: &mut Vec<u8>, contents: &Contents, file_bytes: u64, len
     ] {
         out.extend(field.to_le_bytes());
     }
+    for time in [
+        span.and_then(|span| span.first_commit),
+        span.and_then(|span| span.last_commit),
+    ] {
+        out.extend(time.map_or(NO_TIME, Timestamp::as_micros).to_le_bytes());
+    }
     out.extend(contents.data_crc.to_le_bytes());
     out.extend((FRAME_BYTES as u32).to_le_bytes());
     out.extend(
@@ -184,6 +196,11 @@ impl Fields<'_> {
 
     fn u64(&mut self) -> Result<u64, PackError> {
         self.take().map(u64::from_le_bytes)
+    }
+
+    fn time(&mut self) -> Result<Option<Timestamp>, PackError> {
+        let micros = self.take().map(i64::from_le_bytes)?;
+        Ok((micros != NO_TIME).then_some(Timestamp::from_micros(micros)))
     }
 
     fn lsn(&mut self) -> Result<Lsn, PackError> {
@@ -246,15 +263,19 @@ impl Index {
         let timeline = TimelineId::new(fields.u32()?).ok_or(PackError::Index("its timeline is 0"))?;
         let segment_bytes = fields.u32()?;
         let data_bytes = fields.u64()?;
-        let span = Span {
+        let mut span = Span {
             start_lsn: fields.lsn()?,
             end_lsn: fields.lsn()?,
             first_record: Some(fields.lsn()?).filter(|lsn| lsn.is_valid()),
             first_prev: fields.lsn()?,
             last_record: Some(fields.lsn()?).filter(|lsn| lsn.is_valid()),
             records: fields.u64()?,
+            first_commit: None,
+            last_commit: None,
         };
         let file_bytes = fields.u64()?;
+        span.first_commit = fields.time()?;
+        span.last_commit = fields.time()?;
         let data_crc = fields.u32()?;
         let frame_bytes = fields.u32()?;
         let frames = u64::from(fields.u32()?);

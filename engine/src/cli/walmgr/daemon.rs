@@ -119,9 +119,11 @@ async fn serve_peers(
         StoreAt::Peer { .. } => None,
     });
     let (Some(dir), Some(tls)) = (dir, &settings.tls) else {
-        return Err(Failure::usage("store_listen serves a directory to other hosts, over TLS")
-            .hint("Set stores to a directory, and tls_certificate, tls_key and tls_authority.")
-            .into());
+        return Err(
+            Failure::usage("store_listen serves a directory to other hosts, over TLS")
+                .hint("Set stores to a directory, and tls_certificate, tls_key and tls_authority.")
+                .into(),
+        );
     };
     let store: Arc<dyn Store> = Arc::new(DirStore::open(dir)?);
     let listener = tokio::net::TcpListener::bind(listen.as_str())
@@ -129,7 +131,12 @@ async fn serve_peers(
         .with_context(|| format!("listen at {listen}"))?;
     info!(%listen, store = store.location(), "other hosts may archive here");
     let stop = context.shutdown.clone().cancelled_owned();
-    Ok(Some(tokio::spawn(peer::serve(listener, tls.server()?, store, stop))))
+    Ok(Some(tokio::spawn(peer::serve(
+        listener,
+        tls.server()?,
+        store,
+        stop,
+    ))))
 }
 
 async fn tick(interval: &mut Option<tokio::time::Interval>) {

@@ -1,11 +1,13 @@
 //! The stores of a configuration.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde::Serialize;
 use skytide_wal::WalFileName;
+use skytide_wal::control::{self, ControlError, ControlFile};
 use skytide_wal::store::identity::{Identity, IdentityError};
 use skytide_wal::store::{DirStore, PeerStore, Store, StoreError, layout};
 
@@ -36,8 +38,26 @@ pub fn system_id(settings: &WalmgrSettings) -> anyhow::Result<Option<u64>> {
 }
 
 fn identity(settings: &WalmgrSettings) -> anyhow::Result<Option<Identity>> {
-    let _ = settings;
-    Ok(None)
+    let Some(dir) = &settings.data_dir else {
+        return Ok(None);
+    };
+    let path = dir.join(control::PATH);
+    let control = read_control(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(Some(Identity {
+        system_id: control.system_id,
+        segment_size: control.segment_size,
+    }))
+}
+
+/// A running server writes the file in place: half of a write is read again.
+fn read_control(path: &Path) -> anyhow::Result<ControlFile> {
+    let mut attempts = 10;
+    loop {
+        match ControlFile::parse(&std::fs::read(path)?) {
+            Err(ControlError::Crc { .. }) if attempts > 0 => attempts -= 1,
+            parsed => return Ok(parsed?),
+        }
+    }
 }
 
 impl Advice for StoreError {

@@ -15,7 +15,10 @@ use crate::config::{ConfigError, Overrides};
 pub enum StoreAt {
     Dir(PathBuf),
     /// Another host's daemon.
-    Peer { host: String, port: u16 },
+    Peer {
+        host: String,
+        port: u16,
+    },
 }
 
 impl StoreAt {
