@@ -1,5 +1,6 @@
 //! What is measured, one file a scenario.
 
+mod archive;
 mod capture;
 mod catch_up;
 mod copy;
@@ -41,10 +42,12 @@ pub enum Scenario {
     Parser,
     /// What capture costs the provider's users.
     Cost,
+    /// Archiving WAL, beside pgBackRest.
+    Archive,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 8] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -53,6 +56,7 @@ impl Scenario {
         Scenario::Capture,
         Scenario::Parser,
         Scenario::Cost,
+        Scenario::Archive,
     ];
 
     pub fn name(self) -> &'static str {
@@ -65,6 +69,7 @@ impl Scenario {
             Scenario::Capture => "capture",
             Scenario::Parser => "parser",
             Scenario::Cost => "cost",
+            Scenario::Archive => "archive",
         }
     }
 
@@ -78,6 +83,7 @@ impl Scenario {
             Scenario::Capture => "Capture",
             Scenario::Parser => "Decoding alone",
             Scenario::Cost => "Cost for the provider",
+            Scenario::Archive => "Archiving WAL",
         }
     }
 
@@ -91,6 +97,7 @@ impl Scenario {
             Scenario::Capture => Box::pin(capture::run(effort)).await,
             Scenario::Parser => parser::run(effort),
             Scenario::Cost => Box::pin(cost::run(effort)).await,
+            Scenario::Archive => Box::pin(archive::run(effort)).await,
         }
     }
 }
