@@ -26,7 +26,9 @@ fn full() -> Vec<u8> {
 fn switched(inserts: &[usize]) -> Vec<u8> {
     let mut sample = Sample::new(Major::V17);
     sample.commit(5_000_000);
-    inserts.iter().for_each(|bytes| drop(sample.insert(*bytes)));
+    for bytes in inserts {
+        sample.insert(*bytes);
+    }
     sample.commit(6_000_000);
     sample.switch();
     sample.bytes
@@ -167,7 +169,9 @@ async fn of_two_beginnings_the_longer_one_is_kept() {
     let partial = format!("{FIRST}.partial");
     let beginning = |inserts: usize| {
         let mut sample = Sample::new(Major::V17);
-        (0..inserts).for_each(|n| drop(sample.insert(100 + n)));
+        for n in 0..inserts {
+            sample.insert(100 + n);
+        }
         (sample.end(), sample.bytes)
     };
     let (_, short) = beginning(3);
