@@ -24,4 +24,5 @@ mod races;
 mod replica;
 mod ticker;
 mod wal;
+mod walmgr;
 mod walsender;

@@ -25,6 +25,15 @@ pub const QUEUE_BATCHES: &str = "skytide_queue_batches_total";
 pub const QUEUE_EVENTS: &str = "skytide_queue_events_total";
 pub const QUEUE_FAILURES: &str = "skytide_queue_failures_total";
 pub const QUEUE_LAG: &str = "skytide_queue_lag_seconds";
+pub const WAL_FILES: &str = "skytide_wal_archived_files_total";
+pub const WAL_BYTES: &str = "skytide_wal_archived_bytes_total";
+pub const WAL_STORED: &str = "skytide_wal_stored_bytes_total";
+pub const WAL_FAILURES: &str = "skytide_wal_failures_total";
+pub const WAL_BEHIND: &str = "skytide_wal_stores_left_behind_total";
+pub const WAL_AHEAD: &str = "skytide_wal_archived_ahead_total";
+pub const WAL_BACKLOG: &str = "skytide_wal_backlog_files";
+pub const WAL_RESTORES: &str = "skytide_wal_restores_total";
+pub const WAL_RESTORES_AT_HAND: &str = "skytide_wal_restores_at_hand_total";
 
 enum Kind {
     Counter,
@@ -146,6 +155,50 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
         Gauge,
         Unit::Seconds,
         "Age of the newest batch's end when this consumer finished it.",
+    ),
+    (
+        WAL_FILES,
+        Counter,
+        Unit::Count,
+        "Files of WAL that were archived.",
+    ),
+    (WAL_BYTES, Counter, Unit::Bytes, "Bytes of those files."),
+    (
+        WAL_STORED,
+        Counter,
+        Unit::Bytes,
+        "Bytes those files take in a store.",
+    ),
+    (
+        WAL_FAILURES,
+        Counter,
+        Unit::Count,
+        "Attempts to archive a file that failed.",
+    ),
+    (
+        WAL_BEHIND,
+        Counter,
+        Unit::Count,
+        "Files a store did not get, which stores_needed allows.",
+    ),
+    (
+        WAL_AHEAD,
+        Counter,
+        Unit::Count,
+        "Files that were archived before PostgreSQL asked.",
+    ),
+    (WAL_BACKLOG, Gauge, Unit::Count, "Files that wait to be archived."),
+    (
+        WAL_RESTORES,
+        Counter,
+        Unit::Count,
+        "Files of WAL asked for by recovery.",
+    ),
+    (
+        WAL_RESTORES_AT_HAND,
+        Counter,
+        Unit::Count,
+        "Of those the ones that were in memory already.",
     ),
     (
         skytide_ticker::TICKS,

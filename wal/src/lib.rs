@@ -1,19 +1,29 @@
 //! WAL on the wire and at rest.
 //!
 //! At rest: [`segment`] and [`timeline`] name files and branches, [`format`](mod@format) says what bytes mean, [`decode`] turns bytes
-//! into records, [`verify`] says how far a file's WAL is good and why it ends there.
+//! into records, [`verify`] says how far a file's WAL is good and why it ends there, [`pack`] is how a file of WAL lies
+//! in a [`store`].
 
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod archive;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod commit;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod control;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod decode;
+pub mod durable;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod format;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod pack;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod restore;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod segment;
 pub mod stats;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod store;
 pub mod timeline;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod verify;

@@ -1,5 +1,6 @@
 //! What is measured, one file a scenario.
 
+mod archive;
 mod capture;
 mod catch_up;
 mod copy;
@@ -47,10 +48,12 @@ pub enum Scenario {
     Queue,
     /// The ticker with many queues, and the latency of events.
     Ticker,
+    /// Archiving WAL, beside pgBackRest.
+    Archive,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 10] = [
+    pub const ALL: [Scenario; 11] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -61,6 +64,7 @@ impl Scenario {
         Scenario::Cost,
         Scenario::Queue,
         Scenario::Ticker,
+        Scenario::Archive,
     ];
 
     pub fn name(self) -> &'static str {
@@ -75,6 +79,7 @@ impl Scenario {
             Scenario::Cost => "cost",
             Scenario::Queue => "queue",
             Scenario::Ticker => "ticker",
+            Scenario::Archive => "archive",
         }
     }
 
@@ -90,6 +95,7 @@ impl Scenario {
             Scenario::Cost => "Cost for the provider",
             Scenario::Queue => "Queues beside PgQ's C functions",
             Scenario::Ticker => "Ticker",
+            Scenario::Archive => "Archiving WAL",
         }
     }
 
@@ -105,6 +111,7 @@ impl Scenario {
             Scenario::Cost => Box::pin(cost::run(effort)).await,
             Scenario::Queue => Box::pin(queue::run(effort)).await,
             Scenario::Ticker => Box::pin(ticker::run(effort)).await,
+            Scenario::Archive => Box::pin(archive::run(effort)).await,
         }
     }
 }

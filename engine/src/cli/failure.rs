@@ -7,6 +7,9 @@ use std::process::ExitCode;
 
 use skytide_sql::api::ApiError;
 use skytide_sql::install::InstallError;
+use skytide_wal::archive::ArchiveError;
+use skytide_wal::store::StoreError;
+use skytide_wal::store::identity::IdentityError;
 use tokio_postgres::error::SqlState;
 
 use crate::capture::CaptureError;
@@ -198,6 +201,9 @@ const ADVISERS: &[Adviser] = &[
     advice::<QueueError>,
     advice::<QadminError>,
     advice::<InstallError>,
+    advice::<ArchiveError>,
+    advice::<IdentityError>,
+    advice::<StoreError>,
 ];
 
 fn advice<'a, E: StdError + Advice + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a dyn Advice> {

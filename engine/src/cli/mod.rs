@@ -15,6 +15,7 @@ pub mod shell;
 pub mod spool;
 pub mod ticker;
 pub mod wal;
+pub mod walmgr;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ pub enum Outcome {
     Done,
     /// The question was answered, and the answer is no: tables differ, the doctor found something.
     No,
+    /// Somebody else says what the codes mean: PostgreSQL, of its `restore_command`.
+    Code(u8),
 }
 
 impl Outcome {
@@ -38,6 +41,7 @@ impl Outcome {
         match self {
             Outcome::Done => ExitCode::SUCCESS,
             Outcome::No => ExitCode::from(3),
+            Outcome::Code(code) => ExitCode::from(code),
         }
     }
 }
@@ -68,7 +72,7 @@ const LONG_ABOUT: &str = "\
 PgQ, Londiste and walmgr as one native engine.
 
 Tables are followed from the WAL of one PostgreSQL and applied to another in batches cut by PgQ ticks. A link to \
-this program named `londiste`, `pgqd` or `qadmin` takes the old arguments and the old configuration files.";
+this program named `londiste`, `pgqd`, `walmgr` or `qadmin` takes the old arguments and the old configuration files.";
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 the answer is no.";
 
@@ -128,6 +132,8 @@ pub enum Command {
     Ticker(ticker::TickerArgs),
     Wal(wal::WalArgs),
     Queue(queue::QueueArgs),
+    /// Archive WAL and get it back: stores, archive_command, restore_command.
+    Walmgr(walmgr::WalmgrArgs),
     Dev(dev::DevArgs),
     Completion(completion::CompletionArgs),
     Docs(docs::DocsArgs),
@@ -159,6 +165,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Spool(args) => spool::run(args, &context),
         Command::Ticker(args) => ticker::run(args, &context).await,
         Command::Wal(args) => wal::run(args, &context),
+        Command::Walmgr(args) => Box::pin(walmgr::run(args, &context)).await,
         Command::Queue(args) => Box::pin(queue::run(args, &context)).await,
         Command::Dev(args) => Box::pin(dev::run(args, &context)).await,
         Command::Docs(args) => docs::run(&args),

@@ -2,12 +2,14 @@
 
 mod londiste;
 mod ticker;
+mod walmgr;
 
 use skytide_sql::nearest::nearest;
 
 use super::unit;
 pub use londiste::LONDISTE;
 pub use ticker::TICKER;
+pub use walmgr::WALMGR;
 
 /// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +213,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_presets_fit_their_kind() {
-        for table in [&LONDISTE, &TICKER] {
+        for table in [&LONDISTE, &TICKER, &WALMGR] {
             let mut seen = HashSet::new();
             for key in table.keys() {
                 for name in std::iter::once(&key.name).chain(key.aliases) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::keys::{Effect, Key, LONDISTE, Preset, TICKER, Table};
+use super::keys::{Effect, Key, LONDISTE, Preset, TICKER, Table, WALMGR};
 
 /// A commented configuration file with every key at its preset.
 pub fn sample(table: &Table) -> String {
@@ -36,7 +36,11 @@ pub fn sample(table: &Table) -> String {
 /// `docs/config.md`.
 pub fn manual() -> String {
     let mut out = String::from(MANUAL_HEAD);
-    for (title, table) in [("skytide londiste", &LONDISTE), ("skytide ticker", &TICKER)] {
+    for (title, table) in [
+        ("skytide londiste", &LONDISTE),
+        ("skytide ticker", &TICKER),
+        ("skytide walmgr", &WALMGR),
+    ] {
         let _ = write!(out, "\n## `{title}`: section `[{}]`", table.sections[0]);
         for old in &table.sections[1..] {
             let _ = write!(out, " (`[{old}]` is read too)");
@@ -140,5 +144,6 @@ mod tests {
     fn samples_read_well() {
         insta::assert_snapshot!("londiste_ini", sample(&LONDISTE));
         insta::assert_snapshot!("ticker_ini", sample(&TICKER));
+        insta::assert_snapshot!("walmgr_ini", sample(&WALMGR));
     }
 }

@@ -214,5 +214,8 @@ impl TickerSettings {
     }
 }
 
+mod walmgr;
+pub use walmgr::{StoreAt, WalmgrSettings, socket_beside};
+
 #[cfg(test)]
 mod tests;

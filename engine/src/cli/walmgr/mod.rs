@@ -1,0 +1,75 @@
+//! `skytide walmgr CONF COMMAND`: WAL archive and restore.
+
+mod archive;
+pub mod client;
+mod daemon;
+mod restore;
+mod store;
+mod wire;
+
+pub use restore::STOP as STOP_RECOVERY;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::failure::Failure;
+use super::{Context, Outcome};
+use crate::config::keys::WALMGR;
+use crate::config::pages;
+use crate::config::settings::WalmgrSettings;
+use crate::daemon::control::DaemonArgs;
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  skytide walmgr wal.ini create-store
+  skytide walmgr wal.ini daemon
+  archive_command = 'skytide walmgr /etc/skytide/wal.ini archive %p %f'
+  restore_command = 'skytide walmgr /etc/skytide/wal.ini restore-wal %f %p'")]
+pub struct WalmgrArgs {
+    /// Configuration file, section [walmgr].
+    #[arg(required_unless_present = "ini")]
+    pub conf: Option<PathBuf>,
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+    #[command(subcommand)]
+    pub command: Option<WalmgrCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum WalmgrCommand {
+    /// Make the directories of the stores, and make them this cluster's.
+    CreateStore,
+    /// Show whose the stores are and what WAL they have.
+    Stores,
+    /// Check a file of WAL and put it into the stores (archive_command).
+    #[command(visible_alias = "xarchive", after_help = archive::HELP)]
+    Archive(archive::ArchiveArgs),
+    /// Get a file of WAL from the stores (restore_command).
+    #[command(visible_alias = "xrestore", after_help = restore::HELP)]
+    RestoreWal(restore::RestoreArgs),
+    /// Answer archive and restore-wal at once: archive ahead, fetch ahead.
+    Daemon,
+}
+
+pub async fn run(args: WalmgrArgs, context: &Context) -> anyhow::Result<Outcome> {
+    if args.daemon.ini {
+        context.output.line(pages::sample(&WALMGR))?;
+        return Ok(Outcome::Done);
+    }
+    let (Some(conf), Some(command)) = (args.conf, args.command) else {
+        return Err(Failure::usage("no command is given")
+            .hint("see skytide walmgr --help for the commands")
+            .into());
+    };
+    let load =
+        || -> anyhow::Result<WalmgrSettings> { Ok(WalmgrSettings::load(&conf, &args.daemon.overrides()?)?) };
+    match command {
+        WalmgrCommand::RestoreWal(restore) => restore::run(load, &restore).await,
+        WalmgrCommand::Archive(archive) => archive::run(&load()?, &archive).await,
+        WalmgrCommand::CreateStore => store::create(&load()?, context).await,
+        WalmgrCommand::Stores => store::list(&load()?, context).await,
+        WalmgrCommand::Daemon => Box::pin(daemon::run(&args.daemon, load()?, context)).await,
+    }
+}

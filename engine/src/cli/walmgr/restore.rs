@@ -1,0 +1,177 @@
+//! `restore-wal`: what `restore_command` runs.
+//!
+//! PostgreSQL takes 0 as "it is there", 1 to 125 as "it does not exist", where recovery ends, and anything above as
+//! "stop" (documentation, `restore_command`). So every trouble has to be above, except on a standby, which asks
+//! again by itself and can stream meanwhile.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use skytide_wal::WalFileName;
+use skytide_wal::restore::{Origin, RestoreError, Restorer, Served, deliver};
+use tracing::{info, warn};
+
+use super::{client, store, wire::Ask};
+use crate::causes;
+use crate::cli::Outcome;
+use crate::config::settings::WalmgrSettings;
+
+pub const HELP: &str = "\
+Exit codes: 0 the file is there; 1 no store has it; 255 it is damaged or the stores cannot be asked, so recovery has \
+to stop. Where standby.signal is, stores that cannot be asked are exit code 1: the standby tries again.
+
+Example:
+  restore_command = 'skytide walmgr /etc/skytide/wal.ini restore-wal %f %p'";
+
+/// Above 125: recovery stops.
+pub const STOP: u8 = 255;
+/// Recovery goes on without the file.
+pub const MISSING: u8 = 1;
+
+const RETRY: Duration = Duration::from_millis(500);
+
+#[derive(clap::Args, Debug)]
+pub struct RestoreArgs {
+    /// The file's name (%f)
+    name: String,
+    /// Where to write it (%p)
+    path: PathBuf,
+    /// The oldest file that is still needed (%r); not used
+    #[arg(value_name = "RESTART")]
+    _restart: Option<String>,
+    /// Where the daemon listens, if not beside the configuration file
+    #[arg(long)]
+    socket: Option<PathBuf>,
+}
+
+/// An exit code that PostgreSQL is waiting for, with what a person should know.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: u8,
+    pub message: String,
+}
+
+pub async fn run(
+    load: impl FnOnce() -> anyhow::Result<WalmgrSettings>,
+    args: &RestoreArgs,
+) -> anyhow::Result<Outcome> {
+    let answer = match alone(load, args).await {
+        Ok(answer) => answer,
+        Err(error) => Answer {
+            code: STOP,
+            message: format!("{error:#}"),
+        },
+    };
+    if !answer.message.is_empty() {
+        // Nobody to tell when standard error is closed; the exit code says it too.
+        let _ = writeln!(std::io::stderr(), "{}", answer.message);
+    }
+    Ok(Outcome::Code(answer.code))
+}
+
+async fn alone(
+    load: impl FnOnce() -> anyhow::Result<WalmgrSettings>,
+    args: &RestoreArgs,
+) -> anyhow::Result<Answer> {
+    if let Some(socket) = &args.socket
+        && let Some(request) = client::request(Ask::Restore, args.name.as_ref(), args.path.as_os_str())
+        && let Some((code, message)) = client::call(socket, &request)
+    {
+        return Ok(Answer { code, message });
+    }
+    let name: WalFileName = super::archive::parse_name(&args.name)?;
+    let path = std::path::absolute(&args.path).context("find the target")?;
+    let settings = load()?;
+    let restorer = restorer(&settings)?;
+    let fetch = || async {
+        match restorer.fetch(name).await {
+            Ok(found) => Ok(found.map(Arc::new)),
+            Err(error) => Err(Arc::new(error)),
+        }
+    };
+    Ok(finish(
+        name,
+        &path,
+        patiently(settings.restore_timeout, fetch).await,
+    ))
+}
+
+pub fn restorer(settings: &WalmgrSettings) -> anyhow::Result<Restorer> {
+    Ok(Restorer::new(store::open_all(settings)?, None))
+}
+
+/// Tries again while a store cannot be reached.
+pub async fn patiently<T, F: Future<Output = Result<T, Arc<RestoreError>>>>(
+    timeout: Duration,
+    mut fetch: impl FnMut() -> F,
+) -> Result<T, Arc<RestoreError>> {
+    let end = Instant::now() + timeout;
+    loop {
+        match fetch().await {
+            Err(error) if is_transient(&error) && Instant::now() + RETRY < end => {
+                tokio::time::sleep(RETRY).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn is_transient(error: &RestoreError) -> bool {
+    use skytide_wal::store::identity::IdentityError;
+    match error {
+        RestoreError::Store(error) | RestoreError::Identity(IdentityError::Store(error)) => {
+            error.is_transient()
+        }
+        _ => false,
+    }
+}
+
+/// Writes the file, and says how to leave.
+pub fn finish(
+    name: WalFileName,
+    target: &Path,
+    fetched: Result<Option<Arc<Served>>, Arc<RestoreError>>,
+) -> Answer {
+    let served = match fetched {
+        Ok(Some(served)) => served,
+        Ok(None) => {
+            return Answer {
+                code: MISSING,
+                message: String::new(),
+            };
+        }
+        Err(error) => {
+            let code = match is_transient(&error) && serves_standby(target) {
+                true => MISSING,
+                false => STOP,
+            };
+            let message = format!("{name} was not restored: {}", causes::chain(&*error));
+            warn!(code, "{message}");
+            return Answer { code, message };
+        }
+    };
+    if let Err(error) = deliver(&served, target) {
+        return Answer {
+            code: STOP,
+            message: format!("{name} was not restored: {}", causes::chain(&error)),
+        };
+    }
+    let from = &served.location;
+    match served.origin {
+        Origin::Whole => info!(%name, from, "restored"),
+        Origin::Partial(end) => info!(%name, from, %end, "restored as far as it goes"),
+    }
+    Answer {
+        code: 0,
+        message: String::new(),
+    }
+}
+
+/// PostgreSQL names a file in `pg_wal`, and keeps the signal file above it.
+fn serves_standby(target: &Path) -> bool {
+    let data_dir = target.parent().and_then(Path::parent);
+    data_dir.is_some_and(|dir| dir.join("standby.signal").exists())
+}

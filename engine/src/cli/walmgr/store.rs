@@ -1,0 +1,209 @@
+//! The stores of a configuration.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use skytide_wal::WalFileName;
+use skytide_wal::control::{self, ControlError, ControlFile};
+use skytide_wal::store::identity::{Identity, IdentityError};
+use skytide_wal::store::{DirStore, PeerStore, Store, StoreError, layout};
+use tracing::info;
+
+use crate::cli::failure::{Advice, Failure};
+use crate::cli::{Context, Outcome};
+use crate::config::settings::{StoreAt, WalmgrSettings};
+
+pub fn open_all(settings: &WalmgrSettings) -> anyhow::Result<Vec<Arc<dyn Store>>> {
+    settings.stores.iter().map(|at| open(at, settings)).collect()
+}
+
+fn open(at: &StoreAt, settings: &WalmgrSettings) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(match at {
+        StoreAt::Dir(path) => Arc::new(DirStore::open(path)?),
+        StoreAt::Peer { host, port } => {
+            let tls = settings.tls.as_ref().ok_or_else(|| {
+                Failure::usage(format!("store peer://{host}:{port} needs certificates"))
+                    .hint("Set tls_certificate, tls_key and tls_authority.")
+            })?;
+            Arc::new(PeerStore::new(host, *port, tls)?)
+        }
+    })
+}
+
+/// Removes from the directories what was being written when its writer died.
+pub fn sweep(settings: &WalmgrSettings) -> anyhow::Result<()> {
+    for at in &settings.stores {
+        if let StoreAt::Dir(path) = at {
+            let swept = DirStore::open(path)?.sweep(SystemTime::now())?;
+            if swept > 0 {
+                info!(store = %path.display(), files = swept, "removed what was never finished");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The cluster of the configured data directory.
+pub fn system_id(settings: &WalmgrSettings) -> anyhow::Result<Option<u64>> {
+    Ok(identity(settings)?.map(|identity| identity.system_id))
+}
+
+fn identity(settings: &WalmgrSettings) -> anyhow::Result<Option<Identity>> {
+    let Some(dir) = &settings.data_dir else {
+        return Ok(None);
+    };
+    let path = dir.join(control::PATH);
+    let control = read_control(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(Some(Identity {
+        system_id: control.system_id,
+        segment_size: control.segment_size,
+    }))
+}
+
+/// A running server writes the file in place: half of a write is read again.
+fn read_control(path: &Path) -> anyhow::Result<ControlFile> {
+    let mut attempts = 10;
+    loop {
+        match ControlFile::parse(&std::fs::read(path)?) {
+            Err(ControlError::Crc { .. }) if attempts > 0 => attempts -= 1,
+            parsed => return Ok(parsed?),
+        }
+    }
+}
+
+impl Advice for StoreError {
+    fn hint(&self) -> Option<String> {
+        hint(self)
+    }
+}
+
+impl Advice for IdentityError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            IdentityError::Store(error) => hint(error),
+            IdentityError::Foreign { .. } => Some("Name another directory or path in stores.".into()),
+            _ => None,
+        }
+    }
+}
+
+pub fn hint(error: &StoreError) -> Option<String> {
+    match error {
+        StoreError::File { source, .. } if source.is_full() => {
+            Some("Make room there; PostgreSQL keeps its WAL and asks again.".into())
+        }
+        StoreError::File { source, .. } if source.source.kind() == std::io::ErrorKind::NotFound => Some(
+            "Mount it if it is on a file system of its own; if the store is new: skytide walmgr CONF create-store"
+                .into(),
+        ),
+        _ => None,
+    }
+}
+
+/// Makes what can be made, and claims it if the cluster is known.
+pub async fn create(settings: &WalmgrSettings, context: &Context) -> anyhow::Result<Outcome> {
+    let identity = identity(settings)?;
+    for at in &settings.stores {
+        if let StoreAt::Dir(path) = at {
+            DirStore::create(path)?;
+        }
+        let store = open(at, settings)?;
+        if let Some(identity) = identity {
+            identity.claim(&*store).await?;
+        }
+        context
+            .output
+            .note(&format!("store {} is ready", store.location()));
+    }
+    if identity.is_none() {
+        context.output.note(
+            "they become the cluster's whose first segment is archived; set master_data to say which now",
+        );
+    }
+    Ok(Outcome::Done)
+}
+
+#[derive(Serialize, Clone)]
+struct Row {
+    store: String,
+    system_identifier: Option<u64>,
+    segment_bytes: Option<u64>,
+    timeline: Option<u32>,
+    segments: usize,
+    first: Option<String>,
+    last: Option<String>,
+    /// Segments that are not there between the first and the last.
+    missing: u64,
+    bytes: u64,
+}
+
+pub async fn list(settings: &WalmgrSettings, context: &Context) -> anyhow::Result<Outcome> {
+    let mut rows = Vec::new();
+    for store in open_all(settings)? {
+        rows.extend(lines(&*store).await?);
+    }
+    let heads = [
+        "Store", "Timeline", "Segments", "First", "Last", "Missing", "Bytes",
+    ];
+    context.output.rows(&heads, &rows, |row| {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        vec![
+            row.store.clone(),
+            row.timeline
+                .map(|timeline| timeline.to_string())
+                .unwrap_or_default(),
+            row.segments.to_string(),
+            text(&row.first),
+            text(&row.last),
+            row.missing.to_string(),
+            row.bytes.to_string(),
+        ]
+    })?;
+    Ok(Outcome::Done)
+}
+
+/// One line a timeline; one for a store that has none.
+async fn lines(store: &dyn Store) -> anyhow::Result<Vec<Row>> {
+    let identity = Identity::read(store).await?;
+    let empty = Row {
+        store: store.location().to_owned(),
+        system_identifier: identity.map(|identity| identity.system_id),
+        segment_bytes: identity.map(|identity| identity.segment_size.bytes()),
+        timeline: None,
+        segments: 0,
+        first: None,
+        last: None,
+        missing: 0,
+        bytes: 0,
+    };
+    let Some(identity) = identity else {
+        return Ok(vec![empty]);
+    };
+    // By timeline: its line, and the number of the segment before.
+    let mut timelines: BTreeMap<u32, (Row, Option<u64>)> = BTreeMap::new();
+    for object in store.list(&layout::wal_files()).await? {
+        let Some(WalFileName::Segment(segment)) = layout::wal_file_of(&object.name) else {
+            continue;
+        };
+        let Some(number) = segment.number(identity.segment_size) else {
+            continue;
+        };
+        let timeline = segment.timeline().as_u32();
+        let (line, before) = timelines.entry(timeline).or_insert_with(|| (empty.clone(), None));
+        line.timeline = Some(timeline);
+        line.segments += 1;
+        line.bytes += object.bytes;
+        line.first.get_or_insert_with(|| segment.to_string());
+        line.last = Some(segment.to_string());
+        line.missing += before.map_or(0, |before| number.as_u64().saturating_sub(before + 1));
+        *before = Some(number.as_u64());
+    }
+    match timelines.is_empty() {
+        true => Ok(vec![empty]),
+        false => Ok(timelines.into_values().map(|(line, _)| line).collect()),
+    }
+}

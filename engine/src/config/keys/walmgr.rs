@@ -1,0 +1,133 @@
+//! Keys of `skytide walmgr`.
+
+use super::Preset::{Derived, None, Required, Value};
+use super::{
+    Group, JOB_NAME, Kind, LOGFILE, METRICS_LISTEN, PIDFILE, SHUTDOWN_TIMEOUT, STATS_PERIOD, Table, alias,
+    ignored, key,
+};
+
+const STORE: &str = "a store keeps everything under one place, see stores";
+const NO_SSH: &str = "nothing is started over ssh; another host's daemon is named in stores";
+const DIRECT: &str = "WAL is read by this program, and checked record by record";
+
+pub static WALMGR: Table = Table {
+    sections: &["walmgr"],
+    service: "walmgr",
+    groups: &[
+        Group {
+            title: "Process",
+            keys: &[
+                JOB_NAME,
+                LOGFILE,
+                PIDFILE,
+                METRICS_LISTEN,
+                STATS_PERIOD,
+                SHUTDOWN_TIMEOUT,
+                key(
+                    "socket",
+                    Kind::Path,
+                    Derived("the configuration file's name with the extension sock"),
+                    "Where archive and restore-wal find the daemon. They look beside the configuration file unless \
+                     they are told with --socket.",
+                ),
+            ],
+        },
+        Group {
+            title: "Stores",
+            keys: &[
+                key(
+                    "stores",
+                    Kind::List,
+                    Required,
+                    "Where WAL is kept: directories, and peer://host:port for another host's daemon. It is restored from the first one that has it.",
+                ),
+                key(
+                    "stores_needed",
+                    Kind::Count { min: 1 },
+                    Derived("all of them"),
+                    "How many stores must have a file before PostgreSQL is told that it is safe.",
+                ),
+                key(
+                    "compression_level",
+                    Kind::Count { min: 1 },
+                    Value("1"),
+                    "zstd's level, up to 19.",
+                ),
+                key(
+                    "store_listen",
+                    Kind::Text,
+                    None,
+                    "The daemon serves the first directory of stores at this host:port to hosts that show a certificate.",
+                ),
+                key(
+                    "tls_certificate",
+                    Kind::Path,
+                    None,
+                    "This host's certificate (PEM), for both ends of peer:// stores.",
+                ),
+                key("tls_key", Kind::Path, None, "Its private key (PEM)."),
+                key(
+                    "tls_authority",
+                    Kind::Path,
+                    None,
+                    "Who signed the certificates (PEM). Whoever has one of them may read and write the store: use an \
+                     authority that signs for these hosts alone.",
+                ),
+            ],
+        },
+        Group {
+            title: "Archive and restore",
+            keys: &[
+                alias(
+                    &["slave_data"],
+                    key(
+                        "master_data",
+                        Kind::Path,
+                        None,
+                        "The data directory. Its control file says which cluster this is; files of other ones are \
+                         refused.",
+                    ),
+                ),
+                key(
+                    "archive_ahead",
+                    Kind::Count { min: 0 },
+                    Value("16"),
+                    "Files the daemon archives before PostgreSQL asks for them; 0 for none.",
+                ),
+                key(
+                    "restore_ahead",
+                    Kind::Size,
+                    Value("128MiB"),
+                    "Memory for segments the daemon fetches before recovery asks for them; 0 for none.",
+                ),
+                key(
+                    "restore_miss_time",
+                    Kind::Duration,
+                    Value("500ms"),
+                    "How long the daemon believes that a file is not there before it asks the stores again.",
+                ),
+                key(
+                    "restore_timeout",
+                    Kind::Duration,
+                    Value("60s"),
+                    "How long restore-wal tries to reach a store. After that it stops recovery; on a standby it \
+                     tells the server to try again later.",
+                ),
+            ],
+        },
+        Group {
+            title: "Old keys",
+            keys: &[
+                ignored("walmgr_data", STORE),
+                ignored("completed_wals", STORE),
+                ignored("partial_wals", STORE),
+                ignored("slave", NO_SSH),
+                ignored("slave_config", NO_SSH),
+                ignored("compression", "WAL is always compressed, see compression_level"),
+                ignored("use_xlog_functions", DIRECT),
+                ignored("loop_delay", "nothing is polled"),
+                ignored("use_skylog", "log lines go to standard error or logfile"),
+            ],
+        },
+    ],
+};

@@ -1,0 +1,124 @@
+//! Settings of walmgr.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use skytide_wal::store::peer::PeerTls;
+
+use super::{ProcessSettings, Values};
+use crate::config::ini::expand_home;
+use crate::config::keys::WALMGR;
+use crate::config::{ConfigError, Overrides};
+
+/// Where a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreAt {
+    Dir(PathBuf),
+    /// Another host's daemon.
+    Peer {
+        host: String,
+        port: u16,
+    },
+}
+
+impl StoreAt {
+    fn parse(text: &str) -> Result<StoreAt, String> {
+        match text.split_once("://") {
+            None => {
+                let path = expand_home(text);
+                match path.is_absolute() {
+                    true => Ok(StoreAt::Dir(path)),
+                    false => Err(format!("expected an absolute path, found {text}")),
+                }
+            }
+            Some(("peer", address)) => {
+                let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+                let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+                match port.parse() {
+                    Ok(port) if !host.is_empty() => Ok(StoreAt::Peer { host, port }),
+                    _ => Err(format!("expected peer://host:port, found {text}")),
+                }
+            }
+            Some((scheme, _)) => Err(format!("stores of the kind {scheme}:// are unknown")),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalmgrSettings {
+    pub process: ProcessSettings,
+    pub socket: PathBuf,
+    pub stores: Vec<StoreAt>,
+    pub stores_needed: usize,
+    pub compression_level: i32,
+    /// `host:port` at which other hosts find our store.
+    pub store_listen: Option<String>,
+    pub tls: Option<PeerTls>,
+    pub data_dir: Option<PathBuf>,
+    pub archive_ahead: usize,
+    pub restore_ahead_bytes: u64,
+    pub restore_miss_time: Duration,
+    pub restore_timeout: Duration,
+}
+
+/// Where a client looks for the daemon without reading the configuration.
+pub fn socket_beside(conf: &Path) -> PathBuf {
+    conf.with_extension("sock")
+}
+
+/// All three files or none.
+fn tls(values: &Values) -> Result<Option<PeerTls>, ConfigError> {
+    const KEYS: [&str; 3] = ["tls_certificate", "tls_key", "tls_authority"];
+    let [certificate, key, authority] = KEYS.map(|key| values.path(key));
+    match (certificate?, key?, authority?) {
+        (None, None, None) => Ok(None),
+        (Some(certificate), Some(key), Some(authority)) => Ok(Some(PeerTls {
+            certificate,
+            key,
+            authority,
+        })),
+        (None, ..) => Err(values.missing("tls_certificate")),
+        (_, None, _) => Err(values.missing("tls_key")),
+        (.., None) => Err(values.missing("tls_authority")),
+    }
+}
+
+impl WalmgrSettings {
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let values = Values::load(&WALMGR, Some(path), overrides)?;
+        let stores = values
+            .list("stores")?
+            .iter()
+            .map(|text| StoreAt::parse(text))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|what| values.bad("stores", what))?;
+        if stores.is_empty() {
+            return Err(values.missing("stores"));
+        }
+        let stores_needed = match values.text("stores_needed")? {
+            Some(_) => values.places("stores_needed")?,
+            None => stores.len(),
+        };
+        if stores_needed > stores.len() {
+            return Err(values.bad("stores_needed", format!("there are only {}", stores.len())));
+        }
+        let compression_level = i32::try_from(values.count("compression_level")?)
+            .ok()
+            .filter(|level| *level <= 19)
+            .ok_or_else(|| values.bad("compression_level", "expected 1 to 19"))?;
+        Ok(Self {
+            process: ProcessSettings::from(&values)?,
+            socket: values.path("socket")?.unwrap_or_else(|| socket_beside(path)),
+            stores,
+            stores_needed,
+            compression_level,
+            store_listen: values.text("store_listen")?.map(str::to_owned),
+            tls: tls(&values)?,
+            data_dir: values.path("master_data")?,
+            archive_ahead: values.places("archive_ahead")?,
+            restore_ahead_bytes: values.size("restore_ahead")?,
+            restore_miss_time: values.duration("restore_miss_time")?,
+            restore_timeout: values.duration("restore_timeout")?,
+        })
+    }
+}

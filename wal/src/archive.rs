@@ -1,0 +1,422 @@
+//! What `archive_command` asks for: a file of WAL is checked, packed and put into every store, and only then is
+//! the server told that it may forget it.
+//!
+//! PostgreSQL may ask for the same file again, so what is there already is compared by its records: the same ones
+//! are a success, others are refused, and nothing is ever overwritten.
+
+mod ahead;
+mod check;
+mod compare;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use skytide_sql::Lsn;
+use tokio::sync::{OnceCell, Semaphore};
+
+pub use ahead::{Ahead, AheadFigures};
+pub use check::{Checked, check_segment};
+pub use compare::first_difference;
+
+use crate::durable::{Attach, FileError};
+use crate::pack::{Contents, Kind, PackError, Packer, Span};
+use crate::store::identity::{Identity, IdentityError};
+use crate::store::{Content, Put, Store, StoreError, layout};
+use crate::{WalError, WalFileName};
+
+/// Threads that check and compress, for all files together.
+const CPU_THREADS: usize = 2;
+
+/// The longest history or backup history file.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub stores: Vec<Arc<dyn Store>>,
+    /// How many of the stores must have a file before the server is told that it is safe.
+    pub needed: usize,
+    /// zstd's level.
+    pub level: i32,
+    /// The cluster, as its control file says. Without it, it is learnt from the segments.
+    pub system_id: Option<u64>,
+}
+
+/// A file to archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub path: PathBuf,
+    pub name: WalFileName,
+}
+
+/// What a store did with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    New,
+    /// It had the same records.
+    Same,
+    /// It had the beginning of this partial segment, and has more of it now.
+    Longer,
+}
+
+/// A file that is safe.
+#[derive(Debug)]
+pub struct Report {
+    pub name: WalFileName,
+    pub file_bytes: u64,
+    pub packed_bytes: u64,
+    pub span: Option<Span>,
+    pub kept: Vec<Kept>,
+    /// Stores that could not take it, which the settings allow.
+    pub behind: Vec<ArchiveError>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{name} is not sound WAL and was not archived")]
+    Damaged {
+        name: WalFileName,
+        #[source]
+        source: WalError,
+    },
+    #[error(
+        "{name} is of the cluster with system identifier {found}, and this archive is of {expected}: give each \
+         cluster stores of its own"
+    )]
+    Foreign {
+        name: WalFileName,
+        found: u64,
+        expected: u64,
+    },
+    #[error("{name} was not archived: {what}")]
+    NotWal { name: WalFileName, what: String },
+    #[error("could not pack {name}")]
+    Pack {
+        name: WalFileName,
+        #[source]
+        source: PackError,
+    },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the copy of {name} in store {location} is damaged")]
+    DamagedCopy {
+        name: WalFileName,
+        location: String,
+        #[source]
+        source: PackError,
+    },
+    #[error(
+        "store {location} has another {name}; the first difference is at {lsn}: two servers write this timeline"
+    )]
+    Diverged {
+        name: WalFileName,
+        location: String,
+        lsn: Lsn,
+    },
+    #[error("store {location} has another {name}")]
+    OtherText { name: WalFileName, location: String },
+    #[error("only {have} of {needed} stores have {name}")]
+    TooFew {
+        name: WalFileName,
+        have: usize,
+        needed: usize,
+        #[source]
+        source: Box<ArchiveError>,
+    },
+    #[error("{name} was not archived: the work was given up")]
+    GivenUp { name: WalFileName },
+}
+
+impl ArchiveError {
+    /// Trouble with one store that another store can make up for. Everything else is about the file, or tells
+    /// of two clusters or two servers: then nothing may be called safe.
+    fn is_store_trouble(&self) -> bool {
+        matches!(
+            self,
+            ArchiveError::Store(_)
+                | ArchiveError::Identity(IdentityError::Store(_))
+                | ArchiveError::DamagedCopy { .. }
+        )
+    }
+}
+
+/// Puts files into stores.
+#[derive(Debug)]
+pub struct Archiver {
+    settings: Settings,
+    /// By store: set once it is known to be ours.
+    claimed: Vec<OnceCell<Identity>>,
+    cpu: Arc<Semaphore>,
+}
+
+/// A file that was read, checked and packed.
+struct Prepared {
+    source: Source,
+    file: Vec<u8>,
+    contents: Contents,
+    content: Content,
+}
+
+impl Archiver {
+    pub fn new(settings: Settings) -> Archiver {
+        Archiver {
+            claimed: settings.stores.iter().map(|_| OnceCell::new()).collect(),
+            cpu: Arc::new(Semaphore::new(CPU_THREADS)),
+            settings,
+        }
+    }
+
+    /// Steps: read; check every record and compress, at the same time; put into all stores at once.
+    /// When it returns `Ok`, the file is durable in as many stores as are needed.
+    pub async fn archive(&self, source: Source) -> Result<Report, ArchiveError> {
+        let name = source.name;
+        let prepared = self.prepare(source).await?;
+        let stores = self.settings.stores.iter().zip(&self.claimed);
+        let kept = stores.map(|(store, claimed)| self.keep(&**store, claimed, &prepared));
+        let mut report = Report {
+            name,
+            file_bytes: prepared.file.len() as u64,
+            packed_bytes: prepared.content.len(),
+            span: prepared.contents.span.clone(),
+            kept: Vec::new(),
+            behind: Vec::new(),
+        };
+        for kept in futures_util::future::join_all(kept).await {
+            match kept {
+                Ok(kept) => report.kept.push(kept),
+                Err(error) if error.is_store_trouble() => report.behind.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        let (have, needed) = (report.kept.len(), self.settings.needed);
+        if have >= needed {
+            return Ok(report);
+        }
+        let source = match report.behind.into_iter().next() {
+            Some(error) if needed == 1 => return Err(error),
+            Some(error) => Box::new(error),
+            None => Box::new(ArchiveError::GivenUp { name }),
+        };
+        Err(ArchiveError::TooFew {
+            name,
+            have,
+            needed,
+            source,
+        })
+    }
+
+    async fn prepare(&self, source: Source) -> Result<Prepared, ArchiveError> {
+        let name = source.name;
+        let known = self.identity().await?;
+        let system_id = self.settings.system_id.or(known.map(|known| known.system_id));
+        let level = self.settings.level;
+        let first = self.cpu.clone().acquire_owned().await;
+        // Alone, a file has both threads.
+        let second = self.cpu.clone().try_acquire_owned().ok();
+        let work = tokio::task::spawn_blocking(move || {
+            let _permits = (first, &second);
+            match name {
+                WalFileName::Segment(_) | WalFileName::Partial(_) => {
+                    prepare_segment(source, system_id, level, second.is_some())
+                }
+                WalFileName::History(_) | WalFileName::BackupHistory { .. } => {
+                    prepare_text(source, system_id, known)
+                }
+            }
+        });
+        match work.await {
+            Ok(prepared) => prepared,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(ArchiveError::GivenUp { name }),
+        }
+    }
+
+    /// The cluster of the first store that can be asked and has one.
+    async fn identity(&self) -> Result<Option<Identity>, ArchiveError> {
+        for (store, claimed) in self.settings.stores.iter().zip(&self.claimed) {
+            if let Some(known) = claimed.get() {
+                return Ok(Some(*known));
+            }
+            match Identity::read(&**store).await {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) | Err(IdentityError::Store(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn keep(
+        &self,
+        store: &dyn Store,
+        claimed: &OnceCell<Identity>,
+        prepared: &Prepared,
+    ) -> Result<Kept, ArchiveError> {
+        let identity = prepared.identity()?;
+        let known = claimed
+            .get_or_try_init(|| async { identity.claim(store).await.map(|()| identity) })
+            .await?;
+        identity.expect(store.location(), *known)?;
+        let name = layout::object_of(prepared.source.name);
+        match store.put(&name, prepared.content.clone()).await? {
+            Put::Stored => Ok(Kept::New),
+            Put::Exists => self.compare(store, prepared).await,
+        }
+    }
+
+    /// The name is taken: by the same?
+    async fn compare(&self, store: &dyn Store, prepared: &Prepared) -> Result<Kept, ArchiveError> {
+        let name = prepared.source.name;
+        let object = layout::object_of(name);
+        let Some(there) = store.get(&object).await? else {
+            // It came and went: PostgreSQL will ask again.
+            return Err(ArchiveError::GivenUp { name });
+        };
+        let location = || store.location().to_owned();
+        let (contents, file) = crate::pack::unpack(&there).map_err(|source| ArchiveError::DamagedCopy {
+            name,
+            location: location(),
+            source,
+        })?;
+        let ours = &prepared.contents;
+        if contents.data_bytes == ours.data_bytes && contents.data_crc == ours.data_crc {
+            return Ok(Kept::Same);
+        }
+        let Some(span) = &ours.span else {
+            return Err(ArchiveError::OtherText {
+                name,
+                location: location(),
+            });
+        };
+        let size = prepared.identity()?.segment_size;
+        if let Some(lsn) = first_difference(span.start_lsn, size, &prepared.file, &file) {
+            // Of two partial segments one may be the beginning of the other.
+            let ends = contents.span.as_ref().map(|span| span.end_lsn);
+            if ours.kind != Kind::PartialSegment || ends.is_none_or(|end| lsn < end.min(span.end_lsn)) {
+                return Err(ArchiveError::Diverged {
+                    name,
+                    location: location(),
+                    lsn,
+                });
+            }
+            if ends.is_some_and(|end| end < span.end_lsn) {
+                store.delete(&object).await?;
+                return match store.put(&object, prepared.content.clone()).await? {
+                    Put::Stored => Ok(Kept::Longer),
+                    Put::Exists => Err(ArchiveError::GivenUp { name }),
+                };
+            }
+        }
+        Ok(Kept::Same)
+    }
+}
+
+impl Prepared {
+    fn identity(&self) -> Result<Identity, ArchiveError> {
+        let size = crate::SegmentSize::new(self.contents.segment_bytes);
+        let segment_size = size.ok_or_else(|| ArchiveError::NotWal {
+            name: self.source.name,
+            what: "its segment size is impossible".to_owned(),
+        })?;
+        Ok(Identity {
+            system_id: self.contents.system_id,
+            segment_size,
+        })
+    }
+}
+
+fn read(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
+    use std::io::{Error, ErrorKind, Read};
+    let mut file = std::fs::File::open(path).to("open", path)?;
+    let bytes = file.metadata().to("look at", path)?.len();
+    if bytes > max {
+        let error = Error::new(ErrorKind::FileTooLarge, format!("{bytes} bytes"));
+        return Err(FileError::new("read", path, error));
+    }
+    let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0) + 1);
+    file.read_to_end(&mut content).to("read", path)?;
+    Ok(content)
+}
+
+fn prepare_segment(
+    source: Source,
+    system_id: Option<u64>,
+    level: i32,
+    both_threads: bool,
+) -> Result<Prepared, ArchiveError> {
+    let name = source.name;
+    let file = read(&source.path, crate::store::MAX_OBJECT_BYTES)?;
+    let pack = || Packer::new(level).and_then(|mut packer| packer.frames(&file));
+    let check = || check_segment(name, &file, system_id);
+    let (frames, checked) = match both_threads {
+        true => std::thread::scope(|scope| {
+            let frames = scope.spawn(pack);
+            let checked = check();
+            let frames = frames
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (frames, checked)
+        }),
+        false => {
+            // What is not sound need not be compressed.
+            let checked = check()?;
+            (pack(), Ok(checked))
+        }
+    };
+    let contents = checked?.contents;
+    let frames = frames.map_err(|source| ArchiveError::Pack { name, source })?;
+    let content = Content::new(frames.finish(&contents));
+    Ok(Prepared {
+        source,
+        file,
+        contents,
+        content,
+    })
+}
+
+/// A text says neither whose it is nor how long segments are: the control file or the store does.
+fn prepare_text(
+    source: Source,
+    system_id: Option<u64>,
+    known: Option<Identity>,
+) -> Result<Prepared, ArchiveError> {
+    let name = source.name;
+    let not_wal = |what: String| ArchiveError::NotWal { name, what };
+    let file = read(&source.path, MAX_TEXT_BYTES)?;
+    let (kind, timeline) = match name {
+        WalFileName::History(timeline) => {
+            let text = std::str::from_utf8(&file).map_err(|_| not_wal("it is no text".to_owned()))?;
+            crate::HistoryFile::parse(timeline, text).map_err(|error| not_wal(error.to_string()))?;
+            (Kind::History, timeline)
+        }
+        WalFileName::BackupHistory { segment, .. } => (Kind::BackupHistory, segment.timeline()),
+        WalFileName::Segment(segment) | WalFileName::Partial(segment) => (Kind::Segment, segment.timeline()),
+    };
+    let known = known
+        .ok_or_else(|| not_wal("no segment was archived yet, so the stores belong to nobody".to_owned()))?;
+    let contents = Contents {
+        kind,
+        system_id: system_id.unwrap_or(known.system_id),
+        timeline,
+        segment_bytes: known.segment_size.as_u32(),
+        data_bytes: file.len() as u64,
+        data_crc: crc32c::crc32c(&file),
+        span: None,
+    };
+    let packed: Bytes =
+        crate::pack::pack(&file, &contents).map_err(|source| ArchiveError::Pack { name, source })?;
+    Ok(Prepared {
+        source,
+        file,
+        contents,
+        content: Content::new(packed),
+    })
+}
+
+#[cfg(test)]
+mod tests;

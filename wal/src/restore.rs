@@ -1,0 +1,321 @@
+//! What `restore_command` asks for: a file of WAL from the first store that has a sound copy.
+//!
+//! Recovery ends at the first file it is told does not exist. So "not here" is said only when every store was asked
+//! and none has it; trouble and damage are errors. What has arrived of an unfinished segment comes last, cut at its
+//! last whole record and filled with zeros, which is where recovery shall end.
+
+mod prefetch;
+
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use skytide_sql::Lsn;
+use tokio::sync::OnceCell;
+
+pub use prefetch::Prefetch;
+
+use crate::archive::{ArchiveError, check_segment};
+use crate::durable::{Attach, FileError};
+use crate::pack::{Contents, Kind, PackError};
+use crate::store::identity::{Identity, IdentityError};
+use crate::store::{Store, StoreError, layout, partial};
+use crate::{SegmentName, WalFileName};
+
+/// Where a file came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Whole,
+    /// The beginning of a segment, up to this boundary.
+    Partial(Lsn),
+}
+
+/// A file as recovery gets it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    pub bytes: Vec<u8>,
+    pub origin: Origin,
+    pub location: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("{name} in store {location} is damaged, and no other store has it")]
+    Damaged {
+        name: WalFileName,
+        location: String,
+        #[source]
+        source: PackError,
+    },
+    #[error("{name} in store {location} is not sound WAL, and no other store has it")]
+    Unsound {
+        name: WalFileName,
+        location: String,
+        #[source]
+        source: Box<ArchiveError>,
+    },
+    #[error("what lies in store {location} as {name} is something else: {what}")]
+    Misplaced {
+        name: WalFileName,
+        location: String,
+        what: &'static str,
+    },
+    /// Recovery must not take it for the end of the WAL: more likely another place is meant.
+    #[error("nothing was ever archived in {locations}: is that the right place?")]
+    Unclaimed { locations: String },
+    #[error("the stores hold different clusters")]
+    Mixed(#[source] IdentityError),
+    #[error(transparent)]
+    Target(#[from] FileError),
+}
+
+/// Reads from stores, the first one first.
+#[derive(Debug)]
+pub struct Restorer {
+    stores: Vec<Arc<dyn Store>>,
+    /// By store, once it is known.
+    identities: Vec<OnceCell<Identity>>,
+    /// The cluster that is being restored, if the caller knows.
+    system_id: Option<u64>,
+}
+
+/// What asking all stores came to.
+enum Asked {
+    Served(Served),
+    Missing,
+}
+
+impl Restorer {
+    pub fn new(stores: Vec<Arc<dyn Store>>, system_id: Option<u64>) -> Restorer {
+        Restorer {
+            identities: stores.iter().map(|_| OnceCell::new()).collect(),
+            stores,
+            system_id,
+        }
+    }
+
+    /// The file, whole or as much of it as there is; `None` if no store has anything of it.
+    pub async fn fetch(&self, name: WalFileName) -> Result<Option<Served>, RestoreError> {
+        if let Some(served) = self.fetch_whole(name).await? {
+            return Ok(Some(served));
+        }
+        match name {
+            WalFileName::Segment(segment) => self.fetch_partial(segment).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// The file, if a store has all of it.
+    pub async fn fetch_whole(&self, name: WalFileName) -> Result<Option<Served>, RestoreError> {
+        let mut trouble = None;
+        let mut claimed = false;
+        for number in 0..self.stores.len() {
+            let asked = self.fetch_from(number, name).await;
+            claimed |= self
+                .identities
+                .get(number)
+                .is_some_and(|known| known.get().is_some());
+            match asked {
+                Ok(Asked::Served(served)) => return Ok(Some(served)),
+                Ok(Asked::Missing) => {}
+                Err(error) => {
+                    let cause: &dyn std::error::Error = &error;
+                    tracing::warn!(%name, error = cause, "a store could not serve");
+                    trouble.get_or_insert(error);
+                }
+            }
+        }
+        match trouble {
+            Some(trouble) => Err(trouble),
+            None if claimed => Ok(None),
+            None => {
+                let locations: Vec<&str> = self.stores.iter().map(|store| store.location()).collect();
+                Err(RestoreError::Unclaimed {
+                    locations: locations.join(", "),
+                })
+            }
+        }
+    }
+
+    /// A store that nobody has claimed is empty, and has no identity.
+    async fn identity(&self, number: usize) -> Result<Option<(&dyn Store, Identity)>, RestoreError> {
+        let (Some(store), Some(known)) = (self.stores.get(number), self.identities.get(number)) else {
+            return Ok(None);
+        };
+        let identity = match known.get() {
+            Some(identity) => *identity,
+            None => {
+                let Some(found) = Identity::read(&**store).await? else {
+                    return Ok(None);
+                };
+                let first = self.identities.iter().find_map(OnceCell::get);
+                if let Some(first) = first {
+                    first
+                        .expect(store.location(), found)
+                        .map_err(RestoreError::Mixed)?;
+                }
+                if let Some(system_id) = self.system_id {
+                    let ours = Identity { system_id, ..found };
+                    ours.expect(store.location(), found)?;
+                }
+                *known.get_or_init(|| async { found }).await
+            }
+        };
+        Ok(Some((&**store, identity)))
+    }
+
+    async fn fetch_from(&self, number: usize, name: WalFileName) -> Result<Asked, RestoreError> {
+        let Some((store, identity)) = self.identity(number).await? else {
+            return Ok(Asked::Missing);
+        };
+        let Some(packed) = store.get(&layout::object_of(name)).await? else {
+            return Ok(Asked::Missing);
+        };
+        let location = store.location().to_owned();
+        let work = move || {
+            let (contents, bytes) = crate::pack::unpack(&packed).map_err(|source| RestoreError::Damaged {
+                name,
+                location: location.clone(),
+                source,
+            })?;
+            if let Some(what) = misplaced(name, identity, &contents, &bytes) {
+                return Err(RestoreError::Misplaced { name, location, what });
+            }
+            if let WalFileName::Segment(_) = name {
+                check_segment(name, &bytes, Some(identity.system_id)).map_err(|source| {
+                    RestoreError::Unsound {
+                        name,
+                        location: location.clone(),
+                        source: Box::new(source),
+                    }
+                })?;
+            }
+            Ok(Asked::Served(Served {
+                bytes,
+                origin: Origin::Whole,
+                location,
+            }))
+        };
+        blocking(work).await
+    }
+
+    /// The longest beginning of the segment that a store has.
+    async fn fetch_partial(&self, segment: SegmentName) -> Result<Option<Served>, RestoreError> {
+        let mut best: Option<(Served, Lsn)> = None;
+        for number in 0..self.stores.len() {
+            let Some((store, identity)) = self.identity(number).await? else {
+                continue;
+            };
+            let name = WalFileName::Partial(segment);
+            let mut beginnings = Vec::new();
+            if let Asked::Served(served) = self.fetch_from(number, name).await? {
+                beginnings.push(served.bytes);
+            }
+            if let Some(partial) = partial::read(store, segment, identity.segment_size).await? {
+                beginnings.push(partial.wal);
+            }
+            for bytes in beginnings {
+                let location = store.location().to_owned();
+                let Some(served) =
+                    blocking(move || Ok(cut_to_boundary(name, identity, bytes, location))).await?
+                else {
+                    continue;
+                };
+                let Origin::Partial(end) = served.origin else {
+                    continue;
+                };
+                if best.as_ref().is_none_or(|(_, best)| end > *best) {
+                    best = Some((served, end));
+                }
+            }
+        }
+        Ok(best.map(|(served, _)| served))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
+) -> Result<T, RestoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(RestoreError::Store(StoreError::Unreachable {
+            location: "this process".to_owned(),
+            action: "finish a restore",
+            source: Box::new(error),
+        })),
+    }
+}
+
+/// A full-size file that is sound up to its last whole record, and zeros from there on. `None` if it has no whole
+/// record: that serves nobody.
+fn cut_to_boundary(
+    name: WalFileName,
+    identity: Identity,
+    mut bytes: Vec<u8>,
+    location: String,
+) -> Option<Served> {
+    let checked = check_segment(name, &bytes, Some(identity.system_id)).ok()?;
+    bytes.truncate(usize::try_from(checked.contents.data_bytes).ok()?);
+    let span = checked.contents.span.filter(|span| span.records > 0)?;
+    bytes.resize(usize::try_from(identity.segment_size.bytes()).ok()?, 0);
+    Some(Served {
+        bytes,
+        origin: Origin::Partial(span.end_lsn),
+        location,
+    })
+}
+
+/// Says what is wrong with a sound packed file under this name.
+fn misplaced(
+    name: WalFileName,
+    identity: Identity,
+    contents: &Contents,
+    bytes: &[u8],
+) -> Option<&'static str> {
+    let (kind, timeline) = match name {
+        WalFileName::Segment(segment) => (Kind::Segment, segment.timeline()),
+        WalFileName::Partial(segment) => (Kind::PartialSegment, segment.timeline()),
+        WalFileName::History(timeline) => (Kind::History, timeline),
+        WalFileName::BackupHistory { segment, .. } => (Kind::BackupHistory, segment.timeline()),
+    };
+    let size = identity.segment_size.bytes();
+    if contents.system_id != identity.system_id {
+        Some("it is of another cluster")
+    } else if contents.kind != kind {
+        Some("it is another kind of file")
+    } else if contents.timeline != timeline {
+        Some("it is of another timeline")
+    } else if kind == Kind::Segment && bytes.len() as u64 != size {
+        Some("it is not as long as a segment")
+    } else {
+        None
+    }
+}
+
+/// Writes the file to where PostgreSQL wants it, and leaves nothing there if that fails. It is not synced:
+/// PostgreSQL does that with what it keeps (`access/transam/xlogarchive.c`, `KeepFileRestoredFromArchive`).
+pub fn deliver(served: &Served, target: &Path) -> Result<(), FileError> {
+    use std::io::Write;
+    let write = || {
+        fail::fail_point!("restore::full", |_| Err(std::io::Error::from(
+            std::io::ErrorKind::StorageFull
+        )));
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(target)?;
+        file.write_all(&served.bytes)
+    };
+    write().to("write", target).inspect_err(|_| {
+        // PostgreSQL looks at the exit code first; this is for pg_rewind and for people.
+        let _ = std::fs::remove_file(target);
+    })
+}

@@ -1,0 +1,341 @@
+//! The file of a partial: pieces one after the other, each with a header of 20 bytes, little-endian.
+//!
+//! | at | size | |
+//! |---|---|---|
+//! | 0 | 4 | magic `SkPc` |
+//! | 4 | 4 | bytes of the piece |
+//! | 8 | 8 | bytes of all pieces before it |
+//! | 16 | 4 | CRC-32C of the 16 bytes before, then of the piece |
+//!
+//! The file ends after the last piece that is whole. What follows it was being written when the writer died,
+//! and is cut by the next one; but if a whole piece comes after it, the file is damaged.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::super::{Content, MAX_OBJECT_BYTES, PartialName, StoreError};
+use crate::durable::{self, Attach};
+
+const MAGIC: [u8; 4] = *b"SkPc";
+const HEADER: usize = 20;
+
+/// A whole piece in a file's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    /// Bytes of all pieces before it.
+    at: u64,
+    length: usize,
+    /// Where its bytes begin in the file.
+    offset: usize,
+}
+
+impl Piece {
+    fn end(&self) -> usize {
+        self.offset + self.length
+    }
+
+    /// The whole piece whose header is at `offset`, if there is one.
+    fn parse(file: &[u8], offset: usize) -> Option<Piece> {
+        let (header, rest) = file.get(offset..)?.split_first_chunk::<HEADER>()?;
+        let (magic, header) = header.split_first_chunk::<4>()?;
+        let (length, header) = header.split_first_chunk::<4>()?;
+        let (at, crc) = header.split_first_chunk::<8>()?;
+        let crc = u32::from_le_bytes(crc.try_into().ok()?);
+        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+        let data = rest.get(..length)?;
+        let sound = *magic == MAGIC
+            && length > 0
+            && crc32c::crc32c_append(crc32c::crc32c(file.get(offset..offset + HEADER - 4)?), data) == crc;
+        sound.then_some(Piece {
+            at: u64::from_le_bytes(*at),
+            length,
+            offset: offset + HEADER,
+        })
+    }
+}
+
+fn header(at: u64, piece: &Content) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..4].copy_from_slice(&MAGIC);
+    let length = u32::try_from(piece.len()).expect("a piece's length was checked");
+    header[4..8].copy_from_slice(&length.to_le_bytes());
+    header[8..16].copy_from_slice(&at.to_le_bytes());
+    let crc = crc32c::crc32c_combine(crc32c::crc32c(&header[..16]), piece.crc(), piece.bytes().len());
+    header[16..].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// The pieces of a file; or where a damaged one begins that others follow.
+fn scan(file: &[u8]) -> Result<Vec<Piece>, usize> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut bytes = 0;
+    let mut end = 0;
+    while let Some(piece) = Piece::parse(file, end).filter(|piece| piece.at == bytes) {
+        bytes += piece.length as u64;
+        end = piece.end();
+        pieces.push(piece);
+    }
+    let later = |offset: &usize| Piece::parse(file, *offset).is_some_and(|piece| piece.at > bytes);
+    let tail = file.get(end..).unwrap_or_default();
+    let mut starts = tail
+        .windows(HEADER)
+        .enumerate()
+        .filter_map(|(at, window)| window.starts_with(&MAGIC).then_some(at));
+    match starts.any(|start| later(&(end + start))) {
+        true => Err(end),
+        false => Ok(pieces),
+    }
+}
+
+fn load(location: &str, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => Ok(Some(read.to("read", path).map_err(|source| {
+            StoreError::File {
+                location: location.to_owned(),
+                source,
+            }
+        })?)),
+    }
+}
+
+fn damaged(location: &str, name: &PartialName, offset: usize) -> StoreError {
+    StoreError::Damaged {
+        location: location.to_owned(),
+        name: name.to_string(),
+        what: format!("the piece at byte {offset} of its file is not whole, and others follow it"),
+    }
+}
+
+/// The pieces from byte `from` on.
+pub fn read(
+    location: &str,
+    path: &Path,
+    name: &PartialName,
+    from: u64,
+) -> Result<Option<Vec<Bytes>>, StoreError> {
+    let Some(file) = load(location, path)? else {
+        return Ok(None);
+    };
+    let file = Bytes::from(file);
+    let pieces = scan(&file).map_err(|offset| damaged(location, name, offset))?;
+    let bytes = pieces.last().map_or(0, |piece| piece.at + piece.length as u64);
+    if bytes == 0 {
+        // Its writer died before it had a piece.
+        return Ok(None);
+    }
+    if from != bytes && !pieces.iter().any(|piece| piece.at == from) {
+        return Err(StoreError::OutOfPlace {
+            location: location.to_owned(),
+            name: name.clone(),
+            at: from,
+            bytes,
+        });
+    }
+    let wanted = pieces.iter().filter(|piece| piece.at >= from);
+    Ok(Some(
+        wanted
+            .map(|piece| file.slice(piece.offset..piece.end()))
+            .collect(),
+    ))
+}
+
+/// How many bytes the pieces have; `None` if there is no piece.
+pub fn bytes(location: &str, path: &Path, name: &PartialName) -> Result<Option<u64>, StoreError> {
+    let Some(file) = load(location, path)? else {
+        return Ok(None);
+    };
+    let pieces = scan(&file).map_err(|offset| damaged(location, name, offset))?;
+    Ok(pieces.last().map(|piece| piece.at + piece.length as u64))
+}
+
+/// A partial opened by its one appender.
+#[derive(Debug)]
+pub struct PieceFile {
+    location: String,
+    name: PartialName,
+    path: PathBuf,
+    /// Holds the lock.
+    file: File,
+    /// Bytes of all pieces.
+    bytes: u64,
+    /// Where the next header goes.
+    end: u64,
+    /// Where the last piece begins: bytes before it, and place in the file.
+    last: Option<(u64, u64)>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The directory may not have the file on disk yet.
+    New,
+    Durable,
+    /// A write or fsync failed: what is after `end` counts for nothing, and goes before the next write.
+    Failed,
+}
+
+impl PieceFile {
+    /// Locks the file, which is made if need be, and cuts what its last writer left unfinished.
+    pub fn open(location: &str, path: &Path, name: &PartialName) -> Result<PieceFile, StoreError> {
+        let failed = |source| StoreError::File {
+            location: location.to_owned(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .to("open", path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::Busy {
+                    location: location.to_owned(),
+                    name: name.clone(),
+                });
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(failed(durable::FileError::new("lock", path, error)));
+            }
+        }
+        let content = load(location, path)?.unwrap_or_default();
+        let pieces = scan(&content).map_err(|offset| damaged(location, name, offset))?;
+        let last = pieces.last();
+        let opened = PieceFile {
+            location: location.to_owned(),
+            name: name.clone(),
+            path: path.to_owned(),
+            bytes: last.map_or(0, |piece| piece.at + piece.length as u64),
+            end: last.map_or(0, |piece| piece.end() as u64),
+            last: last.map(|piece| (piece.at, piece.offset as u64)),
+            file,
+            state: State::New,
+        };
+        if content.len() as u64 > opened.end {
+            tracing::warn!(
+                partial = %name,
+                bytes = content.len() as u64 - opened.end,
+                "a piece that was not finished is cut off"
+            );
+            opened.file.set_len(opened.end).to("cut", path).map_err(failed)?;
+        }
+        // A killed writer may have left whole pieces that it never made durable; they count from here on.
+        opened.file.sync_all().to("fsync", path).map_err(failed)?;
+        Ok(opened)
+    }
+
+    pub fn append(&mut self, at: u64, piece: &Content) -> Result<u64, StoreError> {
+        if let Some((last_at, offset)) = self.last
+            && at == last_at
+            && at + piece.len() == self.bytes
+            && self.is_there(offset, piece)?
+        {
+            return Ok(self.bytes);
+        }
+        if at != self.bytes || piece.is_empty() {
+            return Err(StoreError::OutOfPlace {
+                location: self.location.clone(),
+                name: self.name.clone(),
+                at,
+                bytes: self.bytes,
+            });
+        }
+        let was = std::mem::replace(&mut self.state, State::Failed);
+        if was == State::Failed {
+            self.file
+                .set_len(self.end)
+                .to("cut", &self.path)
+                .map_err(|e| self.failed(e))?;
+        }
+        self.write(at, piece)
+            .to("write", &self.path)
+            .map_err(|e| self.failed(e))?;
+        if was != State::Durable {
+            durable::sync_parent(&self.path).map_err(|e| self.failed(e))?;
+        }
+        self.state = State::Durable;
+        self.last = Some((at, self.end + HEADER as u64));
+        self.end += HEADER as u64 + piece.len();
+        self.bytes += piece.len();
+        Ok(self.bytes)
+    }
+
+    fn write(&self, at: u64, piece: &Content) -> io::Result<()> {
+        fail::fail_point!("durable::full", |_| Err(io::Error::from(
+            io::ErrorKind::StorageFull
+        )));
+        let header = header(at, piece);
+        if piece.len() <= 64 << 10 {
+            let mut whole = Vec::with_capacity(HEADER + piece.bytes().len());
+            whole.extend_from_slice(&header);
+            whole.extend_from_slice(piece.bytes());
+            self.file.write_all_at(&whole, self.end)?;
+        } else {
+            self.file.write_all_at(&header, self.end)?;
+            self.file.write_all_at(piece.bytes(), self.end + HEADER as u64)?;
+        }
+        fail::fail_point!("store::piece_written");
+        self.file.sync_data()
+    }
+
+    fn is_there(&self, offset: u64, piece: &Content) -> Result<bool, StoreError> {
+        debug_assert!(piece.len() <= MAX_OBJECT_BYTES);
+        let mut there = vec![0; piece.bytes().len()];
+        self.file
+            .read_exact_at(&mut there, offset)
+            .to("read", &self.path)
+            .map_err(|e| self.failed(e))?;
+        Ok(there == *piece.bytes())
+    }
+
+    fn failed(&self, source: durable::FileError) -> StoreError {
+        StoreError::File {
+            location: self.location.clone(),
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_pieces() -> Vec<u8> {
+        let mut file = Vec::new();
+        for (at, data) in [(0, &b"one"[..]), (3, b"three")] {
+            file.extend(header(at, &Content::new(data)));
+            file.extend(data);
+        }
+        file
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_at_every_byte() {
+        let file = two_pieces();
+        let first = HEADER + 3;
+        for end in 0..file.len() {
+            let pieces = scan(&file[..end]).unwrap();
+            assert_eq!(pieces.len(), usize::from(end >= first), "{end}");
+        }
+        assert_eq!(scan(&file).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn every_flipped_bit_in_a_piece_with_a_successor_is_damage() {
+        let file = two_pieces();
+        for at in 0..(HEADER + 3) * 8 {
+            let mut damaged = file.clone();
+            damaged[at / 8] ^= 1 << (at % 8);
+            assert_eq!(scan(&damaged), Err(0), "bit {at}");
+        }
+    }
+}

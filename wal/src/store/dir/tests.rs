@@ -1,0 +1,87 @@
+use super::*;
+use crate::store::suite;
+
+fn object(name: &str) -> ObjectName {
+    ObjectName::new(name).unwrap()
+}
+
+#[tokio::test]
+async fn a_directory_is_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    suite::run(Arc::new(DirStore::open(dir.path()).unwrap())).await;
+}
+
+#[tokio::test]
+async fn what_was_put_is_there_for_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = PartialName::new("p").unwrap();
+    let store = DirStore::open(dir.path()).unwrap();
+    assert_eq!(
+        store.put(&object("a/b"), Content::new("x")).await.unwrap(),
+        Put::Stored
+    );
+    store.append(&name, 0, Content::new("one")).await.unwrap();
+
+    let other = DirStore::open(dir.path()).unwrap();
+    let error = other.append(&name, 3, Content::new("two")).await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::Busy { .. }),
+        "one appender at a time: {error}"
+    );
+    drop(store);
+    assert_eq!(other.append(&name, 3, Content::new("two")).await.unwrap(), 6);
+    assert_eq!(
+        other.get(&object("a/b")).await.unwrap().as_deref(),
+        Some(&b"x"[..])
+    );
+}
+
+#[tokio::test]
+async fn an_unfinished_piece_is_cut_and_its_place_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = PartialName::new("p").unwrap();
+    let store = DirStore::open(dir.path()).unwrap();
+    store.append(&name, 0, Content::new("one")).await.unwrap();
+    drop(store);
+    let path = dir.path().join("partial/p");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.extend_from_slice(b"SkPc\x05\0\0\0half");
+    std::fs::write(&path, bytes).unwrap();
+
+    let store = DirStore::open(dir.path()).unwrap();
+    let there = store.read_partial(&name, 0).await.unwrap().unwrap();
+    assert_eq!(there, [Bytes::from_static(b"one")]);
+    assert_eq!(store.append(&name, 3, Content::new("two")).await.unwrap(), 6);
+    let there = store.read_partial(&name, 3).await.unwrap().unwrap();
+    assert_eq!(there, [Bytes::from_static(b"two")]);
+}
+
+#[tokio::test]
+async fn a_directory_that_has_gone_is_trouble_and_not_an_empty_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("mounted");
+    assert!(DirStore::open(&root).is_err(), "it is not made");
+    let store = DirStore::create(&root).unwrap();
+    std::fs::remove_dir(&root).unwrap();
+    let name = object("a");
+    assert!(store.get(&name).await.is_err() && store.head(&name).await.is_err());
+    assert!(store.list(&Prefix::default()).await.is_err());
+    assert!(store.put(&name, Content::new("x")).await.is_err());
+    assert!(
+        store
+            .append(&PartialName::new("p").unwrap(), 0, Content::new("x"))
+            .await
+            .is_err()
+    );
+    assert!(!root.exists());
+}
+
+#[tokio::test]
+async fn strangers_files_are_not_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in [".hidden", ".aside-1-1", "not a name"] {
+        std::fs::write(dir.path().join(name), "x").unwrap();
+    }
+    let store = DirStore::open(dir.path()).unwrap();
+    assert!(store.list(&Prefix::default()).await.unwrap().is_empty());
+}
