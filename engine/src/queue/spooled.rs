@@ -173,7 +173,7 @@ impl Shape {
     fn of(relation: &Relation, tables: &str) -> Shape {
         let name = format!("{}.{}", relation.table.schema, relation.table.name);
         let number = name.strip_prefix(tables);
-        if !number.is_some_and(|number| number.parse::<u32>().is_ok()) {
+        if number.is_none_or(|number| number.parse::<u32>().is_err()) {
             return Shape::Other;
         }
         let field = |name: &str| match name {
