@@ -73,6 +73,7 @@ grant execute on function
     londiste.upgrade_schema(),
     londiste.table_info_trigger(),
     londiste.local_show_missing(text),
+    londiste._compile_triggers(text),
     londiste.local_add_table(text, text),
     londiste.local_add_table(text, text, text[]),
     londiste.local_add_table(text, text, text[], text),

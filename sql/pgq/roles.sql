@@ -153,6 +153,8 @@ grant execute on function
     pgq.lock_ticks(text),
     pgq.tick_at_snapshot(text, txid_snapshot, text, text),
     pgq.maint_operations(),
+    pgq._snapshot_is_held(integer),
+    pgq._count_in_transaction(text, integer, integer, integer, bigint),
     pgq.maint_rotate_tables_step1(text),
     pgq.maint_rotate_tables_step2(),
     pgq._positions_are_due(),

@@ -41,6 +41,8 @@ create table if not exists pgq.skytide_module (
 --                              no limit. pgq.event_retry knows no limit
 --   queue_retry_delay          … the first time after this time, which doubles with each …
 --   queue_retry_max_delay      … up to this
+--   queue_ticks_from           ticks whose snapshot begins before this transaction have lost their events, though an old
+--                              snapshot keeps them from being deleted; null: there are none
 create table if not exists pgq.queue (
     queue_id                    serial,
     queue_name                  text        not null,
@@ -69,7 +71,22 @@ create table if not exists pgq.queue (
 alter table pgq.queue
     add column if not exists queue_max_retries      integer     not null default 5,
     add column if not exists queue_retry_delay      interval    not null default '10 seconds',
-    add column if not exists queue_retry_max_delay  interval    not null default '1 hour';
+    add column if not exists queue_retry_max_delay  interval    not null default '1 hour',
+    add column if not exists queue_ticks_from       bigint;
+
+-- These are put into statements as they are, with the owner's rights, and pgq_admin may change them
+do $$
+begin
+    if not exists (
+        select 1 from pg_catalog.pg_constraint c
+         where c.conrelid = 'pgq.queue'::regclass and c.conname = 'queue_objects_check')
+    then
+        alter table pgq.queue add constraint queue_objects_check check (
+            queue_data_pfx ~ '^[a-z_][a-z0-9_]*[.][a-z_][a-z0-9_]*$' and queue_event_seq ~ '^[a-z_][a-z0-9_]*[.][a-z_][a-z0-9_]*$'
+            and queue_tick_seq ~ '^[a-z_][a-z0-9_]*[.][a-z_][a-z0-9_]*$');
+    end if;
+end;
+$$;
 
 -- Names of consumers, shared by all queues. A row goes with its last subscription.
 create table if not exists pgq.consumer (

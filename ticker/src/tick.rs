@@ -257,7 +257,7 @@ impl Known {
             // Of several parts the first look is the oldest; ticks of a later one are not in what it saw.
             if go_on.is_none() {
                 self.seen = now_seen;
-            } else if made > 0 {
+            } else if made > 0 || now_seen.is_none() {
                 self.seen = None;
             }
             go_on = row.get(4);

@@ -16,7 +16,7 @@ mod whole;
 
 pub use follow::{Follower, Limits, Plan};
 pub use source::BatchSource;
-pub use whole::WholeBatches;
+pub use whole::{Tick, WholeBatches};
 
 use skytide_sql::{Snapshot, TickId};
 

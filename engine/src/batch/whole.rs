@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skytide_sql::{TickId, Xid};
+use skytide_sql::{Snapshot, TickId, Xid};
 
 use super::BatchError;
 use super::follow::{Follower, Limits};
@@ -23,10 +23,16 @@ pub struct WholeBatches {
     open: Option<Open>,
 }
 
+/// A tick as the queue's database has it.
+pub struct Tick {
+    pub id: TickId,
+    pub snapshot: Snapshot,
+}
+
 struct Open {
     spool: Arc<Spool>,
-    /// Transactions from this one on began after the first kept tick had committed.
-    horizon: Xid,
+    /// The first kept tick, and a transaction from which on all began after it had committed.
+    horizon: (TickId, Xid),
     follower: Option<Follower>,
 }
 
@@ -46,11 +52,11 @@ impl WholeBatches {
     ///
     /// # Errors
     /// The spool cannot be read, or `take` failed.
-    pub fn read(&mut self, from: TickId, to: TickId, take: Take<'_>) -> Result<bool, ApplyError> {
+    pub fn read(&mut self, from: &Tick, to: &Tick, take: Take<'_>) -> Result<bool, ApplyError> {
         if self
             .open
             .as_ref()
-            .is_none_or(|open| open.spool.last_tick() < Some(to))
+            .is_none_or(|open| open.spool.last_tick() < Some(to.id))
         {
             // What was published since is seen by opening anew.
             self.open = Open::new(&self.dir)?;
@@ -79,10 +85,15 @@ impl Open {
         }))
     }
 
-    fn read(&mut self, from: TickId, to: TickId, take: Take<'_>) -> Result<bool, ApplyError> {
-        let follower = match self.follower.take().filter(|follower| follower.tick() == from) {
+    fn read(&mut self, from: &Tick, to: &Tick, take: Take<'_>) -> Result<bool, ApplyError> {
+        let (first, horizon) = self.horizon;
+        // What ended between the first tick's snapshot and its commit may lie before the spool's begin.
+        if from.id <= first {
+            return Ok(false);
+        }
+        let follower = match self.follower.take().filter(|follower| follower.tick() == from.id) {
             Some(follower) => Some(follower),
-            None => match Follower::at_tick(&self.spool, from) {
+            None => match Follower::at_tick(&self.spool, from.id) {
                 Err(BatchError::TickTooOld { .. } | BatchError::TickGap { .. }) => None,
                 found => found?,
             },
@@ -92,12 +103,16 @@ impl Open {
         };
         let limits = Limits {
             rows: u64::MAX,
-            stop_at: Some(to),
+            stop_at: Some(to.id),
         };
         // A barrier among the ticks ends a plan early; the reader's batch has only ends that are its own.
-        let Some(plan) = follower.plan(limits)?.filter(|plan| plan.to.tick_id == to) else {
+        let Some(plan) = follower.plan(limits)?.filter(|plan| plan.to.tick_id == to.id) else {
             return Ok(false);
         };
+        // Ticks of another queue, or of this one before it was made anew, may have the same numbers.
+        if *follower.snapshot() != from.snapshot || plan.to.snapshot != to.snapshot {
+            return Ok(false);
+        }
         let begin = follower.snapshot().clone();
         let batch = follower.source(&plan);
         let mut found = HashSet::new();
@@ -112,7 +127,7 @@ impl Open {
         let missing = begin
             .in_progress()
             .iter()
-            .any(|xid| plan.to.snapshot.sees(*xid) && *xid < self.horizon && !found.contains(xid));
+            .any(|xid| plan.to.snapshot.sees(*xid) && *xid < horizon && !found.contains(xid));
         follower.advance(&plan, batch);
         self.follower = Some(follower);
         Ok(!missing)
@@ -120,15 +135,18 @@ impl Open {
 }
 
 /// A transaction that got its id after the second kept tick's snapshot began after the first one's commit.
-fn horizon(spool: &Arc<Spool>) -> Result<Option<Xid>, BatchError> {
+fn horizon(spool: &Arc<Spool>) -> Result<Option<(TickId, Xid)>, BatchError> {
     let mut reader = spool.reader(spool.begin());
     let mut first = None;
     while let Some(block) = reader.next_block()? {
         for entry in block.entries() {
             // After a reconnect a tick comes once more.
             match entry? {
-                Entry::Tick(tick) if *first.get_or_insert(tick.tick_id) < tick.tick_id => {
-                    return Ok(Some(tick.snapshot.xmax()));
+                Entry::Tick(tick) => {
+                    let first = *first.get_or_insert(tick.tick_id);
+                    if first < tick.tick_id {
+                        return Ok(Some((first, tick.snapshot.xmax())));
+                    }
                 }
                 _ => {}
             }

@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skytide_sql::api::pgq::{Batch, Event};
 use skytide_sql::conn::Session;
-use skytide_sql::{EventId, QueueName, TickId, Xid};
+use skytide_sql::{EventId, QueueName, Xid};
 
 use super::{QueueError, Settings};
 use crate::apply::ApplyError;
-use crate::batch::WholeBatches;
+use crate::batch::{Tick, WholeBatches};
 use crate::change::scalar::{int4, int8, text, timestamp};
 use crate::change::{BadChange, ColumnValue, Relation, RowChange, Tuple};
 
@@ -67,14 +67,28 @@ impl Spooled {
             }
         };
         // Events that were retried are one consumer's.
-        let sql = "select sub_id from pgq.subscription where sub_batch = $1";
-        let row = session.query_opt(sql, &[&batch.id.get()]).await;
-        let Some(row) = row.map_err(QueueError::sql("look up the consumer"))? else {
+        let sql = "select s.sub_id, f.tick_snapshot::text, t.tick_snapshot::text \
+                     from pgq.subscription s \
+                     join pgq.tick f on f.tick_queue = s.sub_queue and f.tick_id = $2 \
+                     join pgq.tick t on t.tick_queue = s.sub_queue and t.tick_id = $3 \
+                    where s.sub_batch = $1";
+        let (from, to) = (batch.prev_tick, batch.tick);
+        let row = session
+            .query_opt(sql, &[&batch.id.get(), &from.get(), &to.get()])
+            .await;
+        let Some(row) = row.map_err(QueueError::sql("look up the batch"))? else {
+            return Ok(None);
+        };
+        let tick = |id, column| {
+            let snapshot = row.get::<_, &str>(column).parse().ok()?;
+            Some(Tick { id, snapshot })
+        };
+        let (Some(from), Some(to)) = (tick(from, 1), tick(to, 2)) else {
             return Ok(None);
         };
         let wanted = Wanted {
-            from: batch.prev_tick,
-            to: batch.tick,
+            from,
+            to,
             tables,
             owner: row.get(0),
         };
@@ -109,8 +123,8 @@ impl Spooled {
 
 /// A batch, and which rows are events of it.
 struct Wanted {
-    from: TickId,
-    to: TickId,
+    from: Tick,
+    to: Tick,
     tables: Arc<str>,
     owner: i32,
 }
@@ -119,8 +133,9 @@ impl Wanted {
     fn read(&self, batches: &mut WholeBatches) -> Result<Option<Vec<Event>>, ApplyError> {
         let mut events = Vec::new();
         let mut bytes = 0;
+        let mut foreign = false;
         let mut shapes: Vec<Option<Shape>> = Vec::new();
-        let whole = batches.read(self.from, self.to, &mut |spool, xid, change| {
+        let whole = batches.read(&self.from, &self.to, &mut |spool, xid, change| {
             let RowChange::Insert { relation, new } = change else {
                 return Ok(());
             };
@@ -137,11 +152,13 @@ impl Wanted {
                 && let Some(event) = columns.event(new, xid, self.owner)?
             {
                 bytes += event.bytes();
+                // By SQL it is in the batch of the transaction that it names.
+                foreign |= event.txid != Some(xid);
                 events.push(event);
             }
             Ok(())
         })?;
-        if !whole || bytes >= MOST_BYTES {
+        if !whole || foreign || bytes >= MOST_BYTES {
             return Ok(None);
         }
         events.sort_unstable_by_key(|event| event.id);
@@ -161,6 +178,7 @@ struct Columns(Vec<Field>);
 enum Field {
     Id,
     Time,
+    Txid,
     Owner,
     Retry,
     Type,
@@ -179,6 +197,7 @@ impl Shape {
         let field = |name: &str| match name {
             "ev_id" => Field::Id,
             "ev_time" => Field::Time,
+            "ev_txid" => Field::Txid,
             "ev_owner" => Field::Owner,
             "ev_retry" => Field::Retry,
             "ev_type" => Field::Type,
@@ -218,6 +237,7 @@ impl Columns {
                     let micros = timestamp(value).ok_or(bad("ev_time is not a timestamp"))?;
                     event.time = time(micros);
                 }
+                Field::Txid => event.txid = int8(value).map(|txid| Xid::new(txid.cast_unsigned())),
                 Field::Owner if int4(value) != Some(owner) => return Ok(None),
                 Field::Retry => event.retry = int4(value).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
                 Field::Type => event.ev_type = owned(value),

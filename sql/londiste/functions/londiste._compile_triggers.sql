@@ -1,8 +1,7 @@
--- londiste._compile_triggers(queue, table): let capture triggers of a queue call functions made for their tables
---   table    null: each of the queue
+-- londiste._compile_triggers(queue): let capture triggers of a queue call functions made for their tables
 --   note     the same events at a third of the cost, see pgq.compile_trigger. One whose function fits its table is left
 --            alone. The original PgQ has no such thing: then nothing is done
-create or replace function londiste._compile_triggers(i_queue_name text, i_table oid) returns void as $$
+create or replace function londiste._compile_triggers(i_queue_name text) returns void as $$
 declare
     g   record;
 begin
@@ -14,7 +13,7 @@ begin
           from pg_catalog.pg_trigger t
           join pg_catalog.pg_proc p on p.oid = t.tgfoid
          where t.tgname in (londiste._trigger_name('', i_queue_name, ''), londiste._trigger_name('zzz_', i_queue_name, ''))
-           and t.tgrelid = coalesce(i_table, t.tgrelid) and not t.tgisinternal and t.tgparentid = 0
+           and not t.tgisinternal and t.tgparentid = 0
            and londiste.is_replica_func(t.tgfoid)
            and strpos(p.prosrc, quote_literal(pgq._trigger_layout(t.tgrelid))) = 0
     loop

@@ -120,8 +120,11 @@ begin
         execute format('drop trigger %I on %s', l_old, londiste.quote_fqname(i_dest_table));
     end loop;
 
+    -- a function made for the table, so that the trigger is created once; the original PgQ has no such thing
+    if l_timing = 'after' and to_regprocedure('pgq._compile_function(oid,text,text[])') is not null then
+        l_function := coalesce('pgq.' || pgq._compile_function(l_oid, split_part(l_function, '.', 2), l_args), l_function);
+    end if;
     perform londiste._put_trigger(i_dest_table, trigger_name, l_timing, l_events, 'row', l_function, l_args);
-    perform londiste._compile_triggers(i_queue_name, l_oid);
     perform londiste._put_trigger(i_dest_table, l_truncate, 'after', 'truncate', 'statement', 'pgq.sqltriga', l_trunc);
     ret_code := 200;
     ret_note := 'OK';

@@ -16,7 +16,7 @@ begin
         return;
     end if;
     -- the tables may have other columns now
-    perform londiste._compile_triggers(i_queue_name, null);
+    perform londiste._compile_triggers(i_queue_name);
     if pgq_node.is_root_node(i_queue_name) then
         perform pgq.insert_event(i_queue_name, 'EXECUTE', e.execute_sql,
                                  i_file_name, e.execute_attrs, null, null);

@@ -29,6 +29,7 @@ declare
     l_none      text := '';         --          and no other
     l_before    text;               -- of ev_type, around the operation
     l_after     text;
+    l_body      text;
     a           record;
 begin
     select n.nspname, c.relname into l_schema, l_table
@@ -129,9 +130,8 @@ begin
         l_after := ':' || coalesce(l_pkey, array_to_string(l_keys, ','));
     end if;
 
-    execute format($f$
-create or replace
-function pgq.%1$I() returns trigger as $x$
+    -- the body goes in as one literal: names in it must not end it
+    l_body := format($f$
 -- made by pgq.compile_trigger, for one table
 declare
     l_skip  boolean := false;
@@ -175,7 +175,6 @@ begin
         %13$L, l_old, null, null);
     return null;
 end;
-$x$ language plpgsql
 $f$,
         l_name, i_table, l_layout, ('[0:' || cardinality(i_args) - 1 || ']=' || i_args::text),
         case when l_json then 'json' else 'url' end,
@@ -192,6 +191,7 @@ $f$,
         l_before || case when l_json then 'UPDATE' else 'U' end || l_after,
         l_before || case when l_json then 'DELETE' else 'D' end || l_after,
         'concat(' || array_to_string(l_data, E',\n            ') || ')', l_extra1, l_size);
+    execute format('create or replace' || ' function pgq.%I() returns trigger as %L language plpgsql', l_name, l_body);
     execute format('revoke all on function pgq.%I() from public', l_name);
     execute format('grant execute on function pgq.%I() to pgq_writer', l_name);
     return l_name;

@@ -7,6 +7,7 @@ create or replace function pgq._compile_insert(i_queue_id integer) returns text 
 declare
     q       record;
     l_cases text := '';
+    l_body  text;
 begin
     select t.queue_name, t.queue_data_pfx, t.queue_ntables into q
       from pgq.queue t
@@ -18,11 +19,8 @@ begin
         values (l_id, now(), l_txid, i_type, i_data, i_extra1, i_extra2, i_extra3, i_extra4);$f$,
             case l_nr when 0 then 'if' else 'elsif' end, l_nr, pgq.quote_fqname(q.queue_data_pfx || '_' || l_nr));
     end loop;
-    execute format($f$
-create or replace
-function pgq.%1$I(
-    i_type text, i_data text, i_extra1 text, i_extra2 text, i_extra3 text, i_extra4 text)
-returns bigint as $x$
+    -- the body goes in as one literal: names in it must not end it
+    l_body := format($f$
 declare
     l_txid  bigint := txid_current();   -- before the queue's row is read, see pgq.insert_event_raw
     l_table integer;
@@ -30,18 +28,22 @@ declare
 begin
     select t.queue_cur_table, nextval(t.queue_event_seq::regclass) into l_table, l_id
       from pgq.queue t
-     where t.queue_name = %2$L and t.queue_id = %3$s and t.queue_ntables = %4$s
+     where t.queue_name = %1$L and t.queue_id = %2$s and t.queue_ntables = %3$s
        and not t.queue_disable_insert and coalesce(t.queue_per_tx_limit, -1) < 0
-       and current_setting('transaction_isolation') = 'read committed';%5$s
+       and current_setting('transaction_isolation') = 'read committed';%4$s
     else
-        return pgq.insert_event(%2$L, i_type, i_data, i_extra1, i_extra2, i_extra3, i_extra4);
+        return pgq.insert_event(%1$L, i_type, i_data, i_extra1, i_extra2, i_extra3, i_extra4);
     end if;
     return l_id;
 end;
-$x$ language plpgsql security definer set search_path = pg_catalog, pg_temp;
 $f$,
-        '_insert_event_' || i_queue_id, q.queue_name, i_queue_id, q.queue_ntables,
-        l_cases);
+        q.queue_name, i_queue_id, q.queue_ntables, l_cases);
+    execute format(
+        'create or replace'
+        || ' function pgq.%I('
+        || 'i_type text, i_data text, i_extra1 text, i_extra2 text, i_extra3 text, i_extra4 text) returns bigint as %L '
+        || 'language plpgsql security definer set search_path = pg_catalog, pg_temp;',
+        '_insert_event_' || i_queue_id, l_body);
     execute format('revoke all on function pgq.%I(text, text, text, text, text, text) from public',
                    '_insert_event_' || i_queue_id);
     execute format('grant execute on function pgq.%I(text, text, text, text, text, text) to pgq_writer',

@@ -14,7 +14,7 @@ create or replace function pgq._snapshot_is_held(i_queue_id integer) returns boo
         select 1
           from recent r
           cross join (
-            select a.backend_xmin
+            select unnest(array[a.backend_xmin, a.backend_xid])
               from pg_catalog.pg_stat_activity a
              where a.pid <> pg_backend_pid() and (a.datname = current_database() or a.datname is null)
             union all

@@ -55,7 +55,8 @@ begin
        set queue_cur_table = l_next,
            queue_switch_time = current_timestamp,
            queue_switch_step1 = l_txid,
-           queue_switch_step2 = null
+           queue_switch_step2 = null,
+           queue_ticks_from = q.queue_switch_step2
      where queue_id = q.queue_id;
 
     -- old ticks go with the events, but never the newest one nor one that is somebody's position. As long as they would

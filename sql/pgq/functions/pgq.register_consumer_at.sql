@@ -9,9 +9,13 @@ declare
     l_queue_id      integer;
     l_consumer_id   integer;
     l_tick          bigint;
+    l_from          bigint;
 begin
     -- the lock keeps rotation from taking the tick away between the look at it and the commit
-    select q.queue_id into l_queue_id from pgq.queue q where q.queue_name = x_queue_name for key share;
+    select q.queue_id, coalesce(q.queue_ticks_from, 0) into l_queue_id, l_from
+      from pgq.queue q
+     where q.queue_name = x_queue_name
+       for key share;
     if not found then
         raise exception 'Event queue not created yet';
     end if;
@@ -21,7 +25,13 @@ begin
 
     if x_tick_pos is not null
         and not exists (
-            select 1 from pgq.tick t where t.tick_queue = l_queue_id and t.tick_id = x_tick_pos)
+            select 1 from pgq.tick t
+             where t.tick_queue = l_queue_id and t.tick_id = x_tick_pos
+               -- one that is kept without its events is as good as deleted
+               and (txid_snapshot_xmin(t.tick_snapshot) >= l_from
+                    or t.tick_id = (select max(n.tick_id) from pgq.tick n where n.tick_queue = l_queue_id)
+                    or exists (select 1 from pgq.subscription s
+                                where s.sub_queue = l_queue_id and s.sub_last_tick = t.tick_id)))
     then
         raise exception 'cannot reposition, tick not found: %', x_tick_pos;
     end if;

@@ -41,13 +41,19 @@ create or replace function pgq.seek_consumer(i_queue_name text, i_consumer_name 
 returns bigint as $$
 declare
     l_queue_id  integer;
+    l_from      bigint;
 begin
     -- rotation must not take the tick away that is found here
-    select q.queue_id into l_queue_id from pgq.queue q where q.queue_name = i_queue_name for key share;
+    select q.queue_id, coalesce(q.queue_ticks_from, 0) into l_queue_id, l_from
+      from pgq.queue q
+     where q.queue_name = i_queue_name
+       for key share;
     return pgq.seek_consumer(
         i_queue_name, i_consumer_name,
         (select coalesce(max(t.tick_id) filter (where t.tick_time <= i_time), min(t.tick_id))
            from pgq.tick t
-          where t.tick_queue = l_queue_id and i_time is not null));
+          where t.tick_queue = l_queue_id and i_time is not null
+            and (txid_snapshot_xmin(t.tick_snapshot) >= l_from
+                 or t.tick_id = (select max(n.tick_id) from pgq.tick n where n.tick_queue = l_queue_id))));
 end;
 $$ language plpgsql security definer set search_path = pg_catalog, pg_temp;
