@@ -15,6 +15,7 @@ pub mod pack;
 pub mod receive;
 pub mod restore;
 pub mod segment;
+pub mod ship;
 pub mod stats;
 pub mod store;
 pub mod tail;

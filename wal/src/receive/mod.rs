@@ -24,7 +24,7 @@ pub use error::ReceiveError;
 use self::stream::Ended;
 use crate::store::Store;
 use crate::store::identity::Identity;
-use crate::tail::{self, StoreEnd, Tail, TailError, Window, survey};
+use crate::tail::{self, Tail, TailError, Window, next_after, start_of, survey_all};
 use crate::walsender::{Client, IdentifySystem, Mode};
 use crate::{HistoryFile, SegmentNo, SegmentSize, TimelineId};
 
@@ -156,7 +156,7 @@ impl Receiver {
             path,
         } = server;
         let settings = self.tail_settings(identity);
-        let ends = self.survey(identity, &path).await?;
+        let ends = survey_all(&self.settings.stores, identity, &path).await?;
         let slot_start = self.ensure_slot(&mut client).await?;
         let (mut timeline, mut first) = match start_of(&ends, &path, self.gone_before, identity.segment_size)
         {
@@ -259,33 +259,6 @@ impl Receiver {
         })
     }
 
-    /// Of the stores that can be asked and have something.
-    async fn survey(&self, identity: Identity, path: &HistoryFile) -> Result<Vec<StoreEnd>, ReceiveError> {
-        let mut ends = Vec::new();
-        let mut trouble = None;
-        let mut asked = false;
-        for store in &self.settings.stores {
-            let found = async {
-                if let Some(found) = Identity::read(&**store).await? {
-                    identity.expect(store.location(), found)?;
-                }
-                survey(&**store, identity, path).await
-            };
-            match found.await {
-                Ok(end) => {
-                    asked = true;
-                    ends.extend(end);
-                }
-                Err(error) if error.is_store_trouble() => trouble = Some(error),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        match trouble {
-            Some(error) if !asked => Err(TailError::NoStore(Box::new(error)).into()),
-            _ => Ok(ends),
-        }
-    }
-
     /// Histories before segments: who reads a timeline has to know where it comes from.
     async fn put_histories(
         &self,
@@ -333,37 +306,6 @@ async fn history(client: &mut Client, timeline: TimelineId) -> Result<HistoryFil
     HistoryFile::parse(timeline, &text).map_err(|source| ReceiveError::History { timeline, source })
 }
 
-/// Where streaming goes on: after the store that has most, on the newest timeline.
-pub(crate) fn start_of(
-    ends: &[StoreEnd],
-    path: &HistoryFile,
-    gone_before: Option<SegmentNo>,
-    size: SegmentSize,
-) -> Option<(TimelineId, SegmentNo)> {
-    let end = ends
-        .iter()
-        .max_by_key(|end| (end.timeline, end.open.first().copied()))?;
-    let usable = |number: &&SegmentNo| gone_before.is_none_or(|gone| **number >= gone);
-    let first = end.open.iter().find(usable).copied().unwrap_or(end.newest());
-    // What a former primary wrote after it was left is not on the way to the server's timeline.
-    let (_, switch) = path.range_of(end.timeline)?;
-    match switch {
-        Some(switch) if SegmentNo::holding(switch, size) < first => {
-            let (next, _) = next_after(path, end.timeline)?;
-            Some((next, SegmentNo::holding(switch, size)))
-        }
-        _ => Some((end.timeline, first)),
-    }
-}
-
-/// The timeline of the path that follows this one, and where it begins.
-fn next_after(path: &HistoryFile, timeline: TimelineId) -> Option<(TimelineId, Lsn)> {
-    let (_, switch) = path.range_of(timeline)?;
-    let mut timelines = path.ancestors().iter().map(|ancestor| ancestor.timeline);
-    let next = timelines.find(|next| *next > timeline).unwrap_or(path.timeline());
-    Some((next, switch?))
-}
-
 /// As `SHOW wal_segment_size` says it.
 fn parse_size(text: &str) -> Option<SegmentSize> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
@@ -382,17 +324,6 @@ fn parse_size(text: &str) -> Option<SegmentSize> {
 mod tests {
     use super::*;
 
-    fn size() -> SegmentSize {
-        SegmentSize::new(1 << 24).unwrap()
-    }
-
-    fn end(timeline: u32, open: &[u64]) -> StoreEnd {
-        StoreEnd {
-            timeline: TimelineId::new(timeline).unwrap(),
-            open: open.iter().copied().map(SegmentNo::new).collect(),
-        }
-    }
-
     #[test]
     fn sizes_are_read_as_the_server_shows_them() {
         for (text, bytes) in [("16MB", 1 << 24), ("1MB", 1 << 20), ("1GB", 1 << 30)] {
@@ -401,33 +332,5 @@ mod tests {
         for text in ["", "16", "MB", "3MB", "8GB", "99999999999MB"] {
             assert_eq!(parse_size(text), None, "{text}");
         }
-    }
-
-    #[test]
-    fn streaming_goes_on_where_no_hole_is_left() {
-        let root = HistoryFile::root(TimelineId::new(1).unwrap());
-        let at = |ends: &[StoreEnd], path: &HistoryFile, gone: Option<u64>| {
-            start_of(ends, path, gone.map(SegmentNo::new), size())
-                .map(|(timeline, number)| (timeline.as_u32(), number.as_u64()))
-        };
-        assert_eq!(at(&[], &root, None), None);
-        assert_eq!(at(&[end(1, &[5]), end(1, &[7])], &root, None), Some((1, 7)));
-        assert_eq!(at(&[end(1, &[5, 7])], &root, None), Some((1, 5)));
-        assert_eq!(at(&[end(1, &[5, 7])], &root, Some(6)), Some((1, 7)));
-
-        let switch = Lsn::new(0x0600_1000);
-        let path = root.child(TimelineId::new(2).unwrap(), switch, "").unwrap();
-        assert_eq!(
-            at(&[end(1, &[5])], &path, None),
-            Some((1, 5)),
-            "up to the switch first"
-        );
-        assert_eq!(at(&[end(1, &[6])], &path, None), Some((1, 6)));
-        assert_eq!(
-            at(&[end(1, &[8])], &path, None),
-            Some((2, 6)),
-            "what was written after it is left"
-        );
-        assert_eq!(at(&[end(1, &[9]), end(2, &[7])], &path, None), Some((2, 7)));
     }
 }

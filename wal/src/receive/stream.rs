@@ -16,6 +16,8 @@ use crate::walsender::{
 const GROUP_BYTES: u64 = 1 << 20;
 /// Catching up, what has come of a segment is durable after this time even if the rest is on its way.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// More that is known to come is waited for at least so long.
+const SHORTEST_WAIT: Duration = Duration::from_millis(2);
 /// A server that says nothing for so long is asked; after three times that, it is gone.
 const SILENCE: Duration = Duration::from_secs(20);
 /// How often it is looked after what is on its way, and after stores that are behind, while nothing comes.
@@ -90,6 +92,7 @@ impl Receiver {
         let mut heard_at = Instant::now();
         // Since when something has been waiting to be made durable.
         let mut waiting_since: Option<Instant> = None;
+        let mut last_publish = Duration::ZERO;
         loop {
             let mut silent = false;
             let mut ended = None;
@@ -125,15 +128,24 @@ impl Receiver {
             if tail.has_unpublished() {
                 waiting_since.get_or_insert_with(Instant::now);
             }
-            let waited = waiting_since.is_some_and(|since| since.elapsed() >= LONGEST_WAIT);
-            let pace = match !leaves && !waited && heard.server_end > tail.segment_end() {
+            let waited = waiting_since.map_or(Duration::ZERO, |since| since.elapsed());
+            let patience = match heard.server_end {
+                // Nothing more is known of.
+                end if end <= tail.end() || leaves => Duration::ZERO,
+                // The rest of the segment is on its way, and comes whole.
+                end if end > tail.segment_end() => LONGEST_WAIT,
+                // What is on its way is worth as long a wait as making this much durable takes.
+                _ => last_publish.clamp(SHORTEST_WAIT, LONGEST_WAIT),
+            };
+            let pace = match waited < patience {
                 true => Pace::CatchUp,
                 false => Pace::Now,
             };
+            let began = Instant::now();
             let reported = self.reported;
             self.publish(tail, &mut copy, pace, &mut ticks, leaves).await?;
-            if !tail.has_unpublished() {
-                waiting_since = None;
+            if !tail.has_unpublished() && waiting_since.take().is_some() {
+                last_publish = began.elapsed();
             }
             match ended {
                 Some(Err(error)) => return Err(error),

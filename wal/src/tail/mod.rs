@@ -10,6 +10,7 @@
 
 mod behind;
 mod error;
+mod look;
 mod segment;
 mod survey;
 mod window;
@@ -22,7 +23,9 @@ use tokio::task::JoinHandle;
 
 pub use error::TailError;
 pub(crate) use error::words;
+pub use look::{StoreLook, look};
 pub use survey::{StoreEnd, survey};
+pub(crate) use survey::{next_after, start_of, survey_all};
 pub use window::{Safe, StoreWindow, Window};
 
 use self::behind::Behind;
@@ -244,6 +247,10 @@ impl Tail {
         self.path.timeline()
     }
 
+    pub fn segment_start(&self) -> Lsn {
+        self.current.start
+    }
+
     pub fn segment_end(&self) -> Lsn {
         Lsn::new(self.current.start.as_u64() + self.settings.identity.segment_size.bytes())
     }
@@ -282,6 +289,11 @@ impl Tail {
     /// Something has to be looked after though nothing comes.
     pub fn has_work(&self) -> bool {
         self.has_unpublished() || !self.sealing.is_empty() || !self.is_whole()
+    }
+
+    /// The last segment's bytes so far.
+    pub(crate) fn current_wal(&self) -> (SegmentName, &[u8]) {
+        (self.current.name, &self.current.wal)
     }
 
     /// Takes the bytes from [`Tail::end`] on. After an error what is good has been taken, and nothing else will be.
@@ -539,8 +551,19 @@ fn read_records(
     bytes: &[u8],
     last_commit: &mut Option<Timestamp>,
 ) -> Result<(), crate::WalError> {
+    count_records(decoder, bytes, &mut 0, last_commit)
+}
+
+/// Reads all records, counts them, and notes when the last transaction committed.
+pub(crate) fn count_records(
+    decoder: &mut Decoder,
+    bytes: &[u8],
+    records: &mut u64,
+    last_commit: &mut Option<Timestamp>,
+) -> Result<(), crate::WalError> {
     let mut feed = decoder.feed(bytes);
     while let Some(record) = feed.next_record()? {
+        *records += 1;
         if let Some(end) = record.transaction_end()
             && end.outcome == Outcome::Committed
         {
@@ -551,7 +574,7 @@ fn read_records(
 }
 
 /// The names that a segment may have on the way to a timeline, the newest first.
-fn names_of(path: &HistoryFile, number: SegmentNo, size: SegmentSize) -> Vec<SegmentName> {
+pub(crate) fn names_of(path: &HistoryFile, number: SegmentNo, size: SegmentSize) -> Vec<SegmentName> {
     let ancestors = path.ancestors().iter().map(|ancestor| ancestor.timeline);
     let timelines: Vec<TimelineId> = ancestors.chain([path.timeline()]).collect();
     let named = |timeline: &TimelineId| {
