@@ -82,6 +82,15 @@ pub enum ArchiveError {
         #[source]
         source: WalError,
     },
+    #[error(
+        "{name} is of the cluster with system identifier {found}, and this archive is of {expected}: give each \
+         cluster stores of its own"
+    )]
+    Foreign {
+        name: WalFileName,
+        found: u64,
+        expected: u64,
+    },
     #[error("{name} was not archived: {what}")]
     NotWal { name: WalFileName, what: String },
     #[error("could not pack {name}")]
@@ -448,3 +457,6 @@ fn prepare_text(
         content: Content::new(packed),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,15 @@ pub fn check_segment(
     };
     let (_, header, size) = LongHeader::peek(file)
         .ok_or_else(|| not_wal("it does not begin with a segment's header".to_owned()))?;
+    if let Some(expected) = system_id
+        && header.system_id != expected
+    {
+        return Err(ArchiveError::Foreign {
+            name,
+            found: header.system_id,
+            expected,
+        });
+    }
     let bytes = file.len() as u64;
     if bytes > size.bytes() || (kind == Kind::Segment && bytes < size.bytes()) {
         return Err(not_wal(format!(

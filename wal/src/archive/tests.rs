@@ -1,0 +1,289 @@
+use std::path::Path;
+
+use super::*;
+use crate::format::version::Major;
+use crate::restore::{Origin, RestoreError, Restorer};
+use crate::sample::{SYSTEM, Sample};
+use crate::store::DirStore;
+use tempfile::TempDir;
+
+const FIRST: &str = "000000010000000000000001";
+
+fn name(text: &str) -> WalFileName {
+    text.parse().unwrap()
+}
+
+/// A segment with commits that ends in a record which goes on.
+fn full() -> Vec<u8> {
+    let mut sample = Sample::new(Major::V17);
+    sample.commit(5_000_000);
+    sample.fill_segment();
+    sample.bytes.truncate(1 << 20);
+    sample.bytes
+}
+
+/// A segment that ends in a switch.
+fn switched(inserts: &[usize]) -> Vec<u8> {
+    let mut sample = Sample::new(Major::V17);
+    sample.commit(5_000_000);
+    inserts.iter().for_each(|bytes| drop(sample.insert(*bytes)));
+    sample.commit(6_000_000);
+    sample.switch();
+    sample.bytes
+}
+
+struct Stage {
+    dir: TempDir,
+    stores: Vec<Arc<dyn Store>>,
+    archiver: Archiver,
+}
+
+impl Stage {
+    fn new(stores: usize, needed: usize) -> Stage {
+        let dir = tempfile::tempdir().unwrap();
+        let stores: Vec<Arc<dyn Store>> = (0..stores)
+            .map(|n| Arc::new(DirStore::create(&dir.path().join(n.to_string())).unwrap()) as Arc<dyn Store>)
+            .collect();
+        let archiver = Archiver::new(Settings {
+            stores: stores.clone(),
+            needed,
+            level: 1,
+            system_id: None,
+        });
+        Stage { dir, stores, archiver }
+    }
+
+    async fn archive(&self, name: &str, bytes: &[u8]) -> Result<Report, ArchiveError> {
+        let path = self.dir.path().join("file");
+        std::fs::write(&path, bytes).unwrap();
+        let name = self::name(name);
+        self.archiver.archive(Source { path, name }).await
+    }
+
+    fn restorer(&self) -> Restorer {
+        Restorer::new(self.stores.clone(), None)
+    }
+
+    fn stored(&self, store: usize, name: &str) -> std::path::PathBuf {
+        let object = layout::object_of(self::name(name));
+        self.dir.path().join(store.to_string()).join(object.as_str())
+    }
+}
+
+fn flip(bytes: &[u8], bit: usize) -> Vec<u8> {
+    let mut flipped = bytes.to_vec();
+    flipped[bit / 8] ^= 1 << (bit % 8);
+    flipped
+}
+
+#[tokio::test]
+async fn what_was_archived_is_restored() {
+    let stage = Stage::new(2, 2);
+    for bytes in [full(), switched(&[100, 9000])] {
+        for store in 0..2 {
+            let _ = std::fs::remove_file(stage.stored(store, FIRST));
+        }
+        let report = stage.archive(FIRST, &bytes).await.unwrap();
+        assert_eq!(report.kept, [Kept::New, Kept::New]);
+        let span = report.span.unwrap();
+        assert_eq!(span.first_commit.unwrap().as_micros(), 5_000_000);
+        let served = stage.restorer().fetch(name(FIRST)).await.unwrap().unwrap();
+        assert!(served.bytes == bytes && served.origin == Origin::Whole);
+    }
+    for missing in ["000000010000000000000002", "00000002.history"] {
+        assert_eq!(stage.restorer().fetch(name(missing)).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn every_flipped_bit_that_matters_is_refused() {
+    let stage = Stage::new(1, 1);
+    let bytes = switched(&[100, 9000]);
+    let data = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    // Headers bit by bit, of the first page and of a later one; then a bit of every eleventh byte.
+    let bits = (0..80 * 8).chain(8192 * 8..8240 * 8).chain((0..data * 8).step_by(8 * 11 + 3));
+    let mut refused = 0;
+    for bit in bits {
+        match stage.archive(FIRST, &flip(&bytes, bit)).await {
+            Err(ArchiveError::Damaged { .. } | ArchiveError::NotWal { .. } | ArchiveError::Foreign { .. }) => refused += 1,
+            Err(error) => panic!("bit {bit}: {error}"),
+            Ok(_) => {
+                // What no checksum covers and redo does not read: padding, and a flag that says nothing.
+                let path = stage.stored(0, FIRST);
+                let (_, kept) = crate::pack::unpack(&std::fs::read(&path).unwrap()).unwrap();
+                let start = Lsn::new(1 << 20);
+                let size = crate::SegmentSize::new(1 << 20).unwrap();
+                assert_eq!(first_difference(start, size, &kept, &bytes), None, "bit {bit}");
+                std::fs::remove_file(path).unwrap();
+                std::fs::remove_file(stage.dir.path().join("0/identity")).unwrap();
+            }
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+}
+
+#[tokio::test]
+async fn the_same_records_are_the_same_segment() {
+    let stage = Stage::new(1, 1);
+    let bytes = switched(&[100]);
+    stage.archive(FIRST, &bytes).await.unwrap();
+    let mut padded = bytes.clone();
+    *padded.last_mut().unwrap() = 1;
+    for again in [bytes.clone(), padded] {
+        assert_eq!(stage.archive(FIRST, &again).await.unwrap().kept, [Kept::Same]);
+    }
+    // A flag in a page header that differs between a primary and its standby.
+    let flagged = flip(&bytes, 2 * 8 + 2);
+    assert_eq!(stage.archive(FIRST, &flagged).await.unwrap().kept, [Kept::Same]);
+
+    let mut sample = Sample::new(Major::V17);
+    sample.commit(5_000_000);
+    let different = sample.insert(101);
+    sample.switch();
+    let error = stage.archive(FIRST, &sample.bytes).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Diverged { lsn, .. } if lsn == different), "{error}");
+    let longer = switched(&[100, 50]);
+    assert!(stage.archive(FIRST, &longer).await.is_err());
+    let served = stage.restorer().fetch(name(FIRST)).await.unwrap().unwrap();
+    assert!(served.bytes == bytes, "nothing was overwritten");
+}
+
+#[tokio::test]
+async fn of_two_beginnings_the_longer_one_is_kept() {
+    let stage = Stage::new(1, 1);
+    let partial = format!("{FIRST}.partial");
+    let beginning = |inserts: usize| {
+        let mut sample = Sample::new(Major::V17);
+        (0..inserts).for_each(|n| drop(sample.insert(100 + n)));
+        (sample.end(), sample.bytes)
+    };
+    let (_, short) = beginning(3);
+    let (end, long) = beginning(5);
+    assert_eq!(stage.archive(&partial, &short).await.unwrap().kept, [Kept::New]);
+    let mut whole = short.clone();
+    whole.resize(1 << 20, 0xEE);
+    assert_eq!(stage.archive(&partial, &whole).await.unwrap().kept, [Kept::Same]);
+    assert_eq!(stage.archive(&partial, &long).await.unwrap().kept, [Kept::Longer]);
+    assert_eq!(stage.archive(&partial, &short).await.unwrap().kept, [Kept::Same]);
+
+    let served = stage.restorer().fetch(name(FIRST)).await.unwrap().unwrap();
+    let boundary = Lsn::new(end.as_u64().next_multiple_of(8));
+    assert_eq!(served.origin, Origin::Partial(boundary));
+    assert_eq!(served.bytes.len(), 1 << 20);
+    assert!(served.bytes.starts_with(&long) && served.bytes[long.len()..].iter().all(|byte| *byte == 0));
+    // The whole segment comes, and the beginning is not served any more.
+    let full = full();
+    stage.archive(FIRST, &full).await.unwrap();
+    let served = stage.restorer().fetch(name(FIRST)).await.unwrap().unwrap();
+    assert_eq!(served.origin, Origin::Whole);
+}
+
+#[tokio::test]
+async fn texts_belong_to_the_cluster_that_has_segments_there() {
+    let stage = Stage::new(1, 1);
+    let history = b"1\t0/2915C08\tno recovery target specified\n";
+    assert!(stage.archive("00000002.history", history).await.is_err(), "whose would it be?");
+    stage.archive(FIRST, &full()).await.unwrap();
+    let backup = format!("{FIRST}.00000028.backup");
+    for (file, text) in [("00000002.history", &history[..]), (&backup, b"START WAL LOCATION: 0/100028\n")] {
+        assert_eq!(stage.archive(file, text).await.unwrap().kept, [Kept::New]);
+        assert_eq!(stage.archive(file, text).await.unwrap().kept, [Kept::Same]);
+        let served = stage.restorer().fetch(name(file)).await.unwrap().unwrap();
+        assert_eq!(served.bytes, text);
+    }
+    let other = b"1\t0/2915D08\tno recovery target specified\n";
+    let error = stage.archive("00000002.history", other).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::OtherText { .. }), "{error}");
+    assert!(stage.archive("00000003.history", b"rubbish").await.is_err());
+}
+
+#[tokio::test]
+async fn another_cluster_is_refused() {
+    let stage = Stage::new(1, 1);
+    stage.archive(FIRST, &full()).await.unwrap();
+    let mut foreign = switched(&[1]);
+    foreign[24..32].copy_from_slice(&(SYSTEM + 1).to_le_bytes());
+    let error = stage.archive(FIRST, &foreign).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Foreign { expected: SYSTEM, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_copy_is_never_served_and_another_store_is_asked() {
+    let stage = Stage::new(2, 2);
+    let bytes = full();
+    stage.archive(FIRST, &bytes).await.unwrap();
+    let path = stage.stored(0, FIRST);
+    let packed = std::fs::read(&path).unwrap();
+    for bit in (0..packed.len() * 8).step_by(packed.len() * 8 / 50) {
+        std::fs::write(&path, flip(&packed, bit)).unwrap();
+        let served = stage.restorer().fetch(name(FIRST)).await.unwrap().unwrap();
+        assert!(served.bytes == bytes, "bit {bit}");
+    }
+    std::fs::write(stage.stored(1, FIRST), "rubbish").unwrap();
+    std::fs::write(&path, flip(&packed, 999)).unwrap();
+    let error = stage.restorer().fetch(name(FIRST)).await.unwrap_err();
+    assert!(matches!(error, RestoreError::Damaged { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn stores_needed_says_how_many_have_to_have_it() {
+    for (needed, fine) in [(1, true), (2, false)] {
+        let stage = Stage::new(2, needed);
+        stage.archive(FIRST, &full()).await.unwrap();
+        std::fs::rename(stage.dir.path().join("1"), stage.dir.path().join("gone")).unwrap();
+        let mut sample = Sample::new(Major::V17);
+        sample.start = Lsn::new(2 << 20);
+        sample.commit(1);
+        sample.switch();
+        let second = "000000010000000000000002";
+        let archived = stage.archive(second, &sample.bytes).await;
+        assert_eq!(archived.is_ok(), fine);
+        match archived {
+            Ok(report) => assert_eq!((report.kept.len(), report.behind.len()), (1, 1)),
+            Err(error) => assert!(error.to_string().contains("only 1 of 2"), "{error}"),
+        }
+        // Never "missing" while a store that may have it cannot be asked.
+        let missing = name("0000000100000000000000FF");
+        assert!(stage.restorer().fetch(missing).await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_next_is_archived_before_it_is_asked_for() {
+    let stage = Stage::new(1, 1);
+    let pg_wal = stage.dir.path().join("pg_wal");
+    std::fs::create_dir_all(pg_wal.join("archive_status")).unwrap();
+    let mut names = Vec::new();
+    let size = crate::SegmentSize::new(1 << 20).unwrap();
+    for number in 1..=5 {
+        let mut sample = Sample::new(Major::V17);
+        sample.start = Lsn::new(number << 20);
+        sample.commit(1);
+        sample.switch();
+        let name = crate::SegmentName::new(crate::TimelineId::new(1).unwrap(), crate::SegmentNo::new(number), size);
+        let name = name.unwrap().to_string();
+        std::fs::write(pg_wal.join(&name), sample.bytes).unwrap();
+        std::fs::write(pg_wal.join(format!("archive_status/{name}.ready")), "").unwrap();
+        names.push(name);
+    }
+    let store = stage.dir.path().join("0");
+    let ahead = Ahead::new(stage.archiver, 16);
+    let ask = |text: &str, dir: &Path| Source {
+        path: dir.join(text),
+        name: name(text),
+    };
+    ahead.archive(ask(&names[0], &pg_wal)).await.unwrap();
+    let last = store.join(layout::object_of(name(&names[4])).as_str());
+    for _ in 0..1000 {
+        if last.is_file() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(last.is_file(), "nobody has asked for it yet");
+    for name in &names[1..] {
+        ahead.archive(ask(name, &pg_wal)).await.unwrap();
+    }
+    let files = ahead.figures().files.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(files, 5, "each was worked on once");
+}
