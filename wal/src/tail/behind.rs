@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Member, Safe, Tail, TailError, names_of, safe_at};
-use crate::store::{Content, Listed, Put, Store, StoreError, layout};
+use crate::archive::first_difference;
+use crate::store::{Content, Listed, Put, Store, StoreError, layout, partial};
 use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, WalFileName};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -108,6 +109,8 @@ impl Tail {
         let Some(store) = self.settings.stores.get(place).cloned() else {
             return Ok(());
         };
+        let oldest = self.full.front().unwrap_or(&self.current).name;
+        sweep(&*store, oldest, size).await?;
         for segment in self.full.iter_mut().chain([&mut self.current]) {
             let cursor = segment.meet(&*store, size).await?;
             segment.set_cursor(place, cursor);
@@ -254,6 +257,42 @@ impl Tail {
             joined => joined,
         }
     }
+}
+
+/// Removes the partials of segments before `oldest` that are there as a whole: an archiver was faster, or a receiver
+/// died between its last two steps. Each has to be the beginning of the whole.
+async fn sweep(store: &dyn Store, oldest: SegmentName, size: SegmentSize) -> Result<(), TailError> {
+    for listed in store.partials(&layout::partials(oldest.timeline())).await? {
+        let Some(segment) = layout::segment_of(&listed.name).filter(|segment| *segment < oldest) else {
+            continue;
+        };
+        let Some(packed) = store
+            .get(&layout::object_of(WalFileName::Segment(segment)))
+            .await?
+        else {
+            continue;
+        };
+        let Some(begun) = partial::read(store, segment, size).await? else {
+            continue;
+        };
+        let (_, whole) = crate::pack::unpack(&packed).map_err(|error| StoreError::Damaged {
+            location: store.location().to_owned(),
+            name: segment.to_string(),
+            what: error.to_string(),
+        })?;
+        let start = segment.start(size).unwrap_or(begun.boundary.lsn);
+        match first_difference(start, size, &whole, &begun.wal) {
+            Some(lsn) if lsn < begun.boundary.lsn => {
+                return Err(TailError::Diverged {
+                    location: store.location().to_owned(),
+                    segment,
+                    lsn,
+                });
+            }
+            _ => store.delete_partial(&listed.name).await?,
+        }
+    }
+    Ok(())
 }
 
 /// From where on the store lacks segments before `first`, if it has an earlier one of them.

@@ -15,6 +15,9 @@ mod segment;
 mod survey;
 mod window;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
