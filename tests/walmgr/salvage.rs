@@ -97,7 +97,7 @@ async fn damage_in_the_middle_is_no_end() {
     let whole = fs::read(&file).unwrap();
     let mut damaged = whole.clone();
     let data = whole.iter().rposition(|byte| *byte != 0).unwrap();
-    damaged[data / 2] ^= 1;
+    damaged[data - 100_000] ^= 1;
     fs::write(&file, damaged).unwrap();
     stage
         .walmgr(&["salvage"])

@@ -31,7 +31,7 @@ async fn a_live_servers_wal_is_copied_without_a_walsender() {
     in_step(&stage.server, &stage.store()).await;
     let away = stage.path("away");
     fs::rename(stage.store(), &away).unwrap();
-    stage.run("insert into t (v) values ('nobody hears')").await;
+    stage.segment(10).await;
     wait::until("the shipper to say so", PATIENCE, async || {
         Ok(stage.log("ship").contains("no store takes WAL").then_some(()))
     })

@@ -6,6 +6,7 @@ mod copy;
 mod cost;
 mod latency;
 mod parser;
+mod receive;
 
 use crate::figures::Findings;
 
@@ -41,10 +42,12 @@ pub enum Scenario {
     Parser,
     /// What capture costs the provider's users.
     Cost,
+    /// WAL by streaming, up to the last record.
+    Receive,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 8] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -53,6 +56,7 @@ impl Scenario {
         Scenario::Capture,
         Scenario::Parser,
         Scenario::Cost,
+        Scenario::Receive,
     ];
 
     pub fn name(self) -> &'static str {
@@ -65,6 +69,7 @@ impl Scenario {
             Scenario::Capture => "capture",
             Scenario::Parser => "parser",
             Scenario::Cost => "cost",
+            Scenario::Receive => "receive",
         }
     }
 
@@ -78,6 +83,7 @@ impl Scenario {
             Scenario::Capture => "Capture",
             Scenario::Parser => "Decoding alone",
             Scenario::Cost => "Cost for the provider",
+            Scenario::Receive => "Receiving WAL",
         }
     }
 
@@ -91,6 +97,7 @@ impl Scenario {
             Scenario::Capture => Box::pin(capture::run(effort)).await,
             Scenario::Parser => parser::run(effort),
             Scenario::Cost => Box::pin(cost::run(effort)).await,
+            Scenario::Receive => Box::pin(receive::run(effort)).await,
         }
     }
 }

@@ -82,7 +82,10 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
         .zip(&runs)
         .map(|(peer, runs)| {
             let each = |of: fn(&Run) -> f64| runs.iter().map(of).collect::<Vec<f64>>();
-            let wall: Vec<f64> = each(|run| run.seconds).iter().map(|s| s * 1e3 / segments).collect();
+            let wall: Vec<f64> = each(|run| run.seconds)
+                .iter()
+                .map(|s| s * 1e3 / segments)
+                .collect();
             let cpu: Vec<f64> = each(|run| run.cpu).iter().map(|s| s * 1e3 / segments).collect();
             let bytes: Vec<f64> = each(|run| run.bytes).iter().map(|b| b / 1e6 / segments).collect();
             vec![
@@ -94,10 +97,16 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
         })
         .collect();
     findings.table(
-        &["", "ms a segment min / median / max", "CPU ms a segment", "MB a segment"],
+        &[
+            "",
+            "ms a segment min / median / max",
+            "CPU ms a segment",
+            "MB a segment",
+        ],
         &rows,
     );
-    let of = |which: usize, value: fn(&Run) -> f64| median(&runs[which].iter().map(value).collect::<Vec<f64>>());
+    let of =
+        |which: usize, value: fn(&Run) -> f64| median(&runs[which].iter().map(value).collect::<Vec<f64>>());
     for (which, peer) in [(1, "plain"), (2, "lz4")] {
         findings.verdicts.push(Verdict::at_most(
             format!("receive: time ÷ pg_receivewal {peer}"),
@@ -181,7 +190,9 @@ impl Stage {
 
     async fn flush_segment(&self) -> anyhow::Result<SegmentNo> {
         let client = self.server.connect("postgres").await?;
-        let row = client.query_one("select pg_current_wal_flush_lsn()::text", &[]).await?;
+        let row = client
+            .query_one("select pg_current_wal_flush_lsn()::text", &[])
+            .await?;
         let lsn: Lsn = row.get::<_, &str>(0).parse()?;
         Ok(SegmentNo::holding(lsn, self.size))
     }
@@ -277,7 +288,10 @@ impl Stage {
             Peer::Plain => receiver.place.join(&file),
             Peer::Lz4 => receiver.place.join(format!("{file}.lz4")),
         };
-        wait::until("the last segment", DEADLINE, async || Ok(target.exists().then_some(()))).await?;
+        wait::until("the last segment", DEADLINE, async || {
+            Ok(target.exists().then_some(()))
+        })
+        .await?;
         let seconds = started.elapsed().as_secs_f64();
         let cpu = cpu::of_process(receiver.child.id());
         let bytes = bytes_in(target.parent().unwrap_or(&target))?;
@@ -308,7 +322,10 @@ impl Stage {
             let watcher = self.server.connect("postgres").await?;
             wait::until("both to follow", DEADLINE, async || {
                 let row = watcher
-                    .query_one("select count(*) from pg_stat_replication where state = 'streaming'", &[])
+                    .query_one(
+                        "select count(*) from pg_stat_replication where state = 'streaming'",
+                        &[],
+                    )
                     .await?;
                 Ok((row.get::<_, i64>(0) == 2).then_some(()))
             })
@@ -370,7 +387,9 @@ impl Stage {
             let whole = loop {
                 match feed.next_record() {
                     Ok(Some(record)) => {
-                        let commit = record.transaction_end().is_some_and(|end| end.outcome == Outcome::Committed);
+                        let commit = record
+                            .transaction_end()
+                            .is_some_and(|end| end.outcome == Outcome::Committed);
                         commits += u64::from(commit && record.lsn >= from);
                     }
                     Ok(None) => break true,

@@ -40,7 +40,7 @@ pub struct Salvaged {
     pub end_lsn: Lsn,
     /// What stands behind the end.
     pub tail: TailKind,
-    /// Records from the segment with the redo position on.
+    /// Records from there to the end.
     pub records: u64,
     /// The server's clock when the last transaction committed.
     pub last_commit: Option<Timestamp>,
@@ -150,7 +150,9 @@ pub async fn salvage(settings: SalvageSettings) -> Result<Salvaged, ShipError> {
 /// Gives stores that were behind the time to get what they lack.
 async fn finish(feed: &mut Feed, window: &Window) -> Result<(), ShipError> {
     feed.tail.finish().await?;
-    while !feed.tail.is_whole() && window.stores().iter().all(|store| store.trouble.is_none()) {
+    let comes =
+        |feed: &Feed| !feed.tail.is_whole() && window.stores().iter().all(|store| store.trouble.is_none());
+    while comes(feed) || feed.tail.has_unpublished() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         feed.tail.publish(Pace::Now).await?;
     }

@@ -210,7 +210,7 @@ async fn a_store_that_is_away_holds_up_nothing_it_is_not_needed_for() {
     tail.publish(Pace::Now).await.unwrap();
     let safe = tail.safe_lsn();
     let gone = [both.away(0), both.away(1)];
-    tail.take(tail.end(), both.next(&tail, 10_000)).unwrap();
+    tail.take(tail.end(), both.next(&tail, 1_200_000)).unwrap();
     let error = tail.publish(Pace::Now).await.unwrap_err();
     assert!(matches!(error, TailError::NoStore(_)), "{error}");
     assert_eq!(tail.safe_lsn(), safe);
