@@ -41,7 +41,8 @@ impl Load {
             clients.push(tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     id += 1;
-                    let insert = "insert into k (id, filler) values ($1, repeat(md5($1::text), 20))";
+                    let insert =
+                        "insert into k (id, filler) values ($1::bigint, repeat(md5($1::bigint::text), 20))";
                     if connection.execute(insert, &[&id]).await.is_err() {
                         return;
                     }
