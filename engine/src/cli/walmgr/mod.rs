@@ -12,6 +12,8 @@ mod store;
 mod window;
 mod wire;
 
+pub use restore::STOP as STOP_RECOVERY;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
