@@ -213,6 +213,8 @@ impl Stage {
             .unwrap();
         let child = self
             .command(&[command])
+            // A server's end takes along whoever works in its data directory.
+            .current_dir(self.dir.path())
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
