@@ -71,7 +71,12 @@ async fn a_promoted_standby_is_followed_to_its_new_timeline() {
     let standby = stage
         .start(
             "standby",
-            &[("primary_conninfo", &primary), ("wal_keep_size", "1GB")],
+            &[
+                ("primary_conninfo", &primary),
+                // From the primary, and nowhere else.
+                ("restore_command", "/bin/false"),
+                ("wal_keep_size", "1GB"),
+            ],
         )
         .await;
     stage.configure(&format!("master_db = {}", standby.0.dsn("postgres")));
