@@ -38,15 +38,6 @@ impl Said {
 pub struct Daemon(Child);
 
 impl Daemon {
-    /// Until it has left by itself; how.
-    pub async fn ends(mut self) -> std::process::ExitStatus {
-        wait::until("the program to leave", PATIENCE, async || {
-            Ok(self.0.try_wait()?)
-        })
-        .await
-        .unwrap()
-    }
-
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
