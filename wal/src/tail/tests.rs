@@ -106,6 +106,15 @@ impl Stage {
     }
 }
 
+/// Until every store has everything.
+async fn settled(tail: &mut Tail) {
+    while !tail.is_whole() || tail.has_unpublished() {
+        tail.publish(Pace::Now).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    tail.finish().await.unwrap();
+}
+
 fn files(dir: &Path) -> usize {
     std::fs::read_dir(dir).map_or(0, Iterator::count)
 }
@@ -138,7 +147,7 @@ async fn wal_in_any_pieces_with_any_restarts_is_whole() {
                 assert!(tail.end() >= safe, "what was called safe is there");
             }
         }
-        tail.finish().await.unwrap();
+        settled(&mut tail).await;
         assert_eq!(tail.safe_lsn(), stage.sample.end());
         assert_eq!(tail.boundary(), stage.sample.end());
         for store in 0..2 {
@@ -195,10 +204,7 @@ async fn a_store_that_is_away_holds_up_nothing_it_is_not_needed_for() {
     assert!(windows[0].trouble.is_none());
     assert!(windows[1].trouble.is_some());
     drop(back);
-    while !tail.is_whole() {
-        tail.publish(Pace::Now).await.unwrap();
-        tokio::task::yield_now().await;
-    }
+    settled(&mut tail).await;
     tail.take(tail.end(), stage.next(&tail, usize::MAX)).unwrap();
     tail.finish().await.unwrap();
     assert!(stage.wal_in(1).await == stage.sample.bytes);
@@ -213,11 +219,11 @@ async fn a_store_that_is_away_holds_up_nothing_it_is_not_needed_for() {
     tail.take(tail.end(), both.next(&tail, 1_200_000)).unwrap();
     let error = tail.publish(Pace::Now).await.unwrap_err();
     assert!(matches!(error, TailError::NoStore(_)), "{error}");
-    assert_eq!(tail.safe_lsn(), safe);
+    assert!(tail.safe_lsn() >= safe);
     drop(gone);
     let mut tail = both.begin().await.unwrap();
     tail.take(tail.end(), both.next(&tail, usize::MAX)).unwrap();
-    tail.finish().await.unwrap();
+    settled(&mut tail).await;
     for store in 0..2 {
         assert!(both.wal_in(store).await == both.sample.bytes);
     }
