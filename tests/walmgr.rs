@@ -1,5 +1,10 @@
 //! WAL goes into stores and comes back, or somebody is told exactly why not.
 
+mod copy;
+mod kills;
+mod receive;
+mod salvage;
+mod ship;
 mod stage;
 
 use std::fs;

@@ -34,6 +34,11 @@ pub const WAL_AHEAD: &str = "skytide_wal_archived_ahead_total";
 pub const WAL_BACKLOG: &str = "skytide_wal_backlog_files";
 pub const WAL_RESTORES: &str = "skytide_wal_restores_total";
 pub const WAL_RESTORES_AT_HAND: &str = "skytide_wal_restores_at_hand_total";
+pub const WAL_WINDOW_BYTES: &str = "skytide_wal_loss_window_bytes";
+pub const WAL_WINDOW_SECONDS: &str = "skytide_wal_loss_window_seconds";
+pub const WAL_SAFE_COMMIT: &str = "skytide_wal_safe_commit_timestamp_seconds";
+pub const WAL_STORE_TAKES: &str = "skytide_wal_store_takes_wal";
+pub const WAL_RECEIVING: &str = "skytide_wal_receiving";
 
 enum Kind {
     Counter,
@@ -199,6 +204,36 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
         Counter,
         Unit::Count,
         "Of those the ones that were in memory already.",
+    ),
+    (
+        WAL_WINDOW_BYTES,
+        Gauge,
+        Unit::Bytes,
+        "WAL on the server's disk behind the last whole record in this store.",
+    ),
+    (
+        WAL_WINDOW_SECONDS,
+        Gauge,
+        Unit::Seconds,
+        "For how long the first byte of that has been on the server's disk.",
+    ),
+    (
+        WAL_SAFE_COMMIT,
+        Gauge,
+        Unit::Seconds,
+        "When the last transaction committed whose commit is in this store, by the server's clock.",
+    ),
+    (
+        WAL_STORE_TAKES,
+        Gauge,
+        Unit::Count,
+        "1 while this store takes WAL, 0 while it is left behind.",
+    ),
+    (
+        WAL_RECEIVING,
+        Gauge,
+        Unit::Count,
+        "1 while WAL comes from the server.",
     ),
     (
         skytide_ticker::TICKS,

@@ -18,6 +18,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_skytide");
 #[derive(Debug)]
 pub struct Said {
     pub code: Option<i32>,
+    pub out: String,
     pub err: String,
 }
 
@@ -194,6 +195,36 @@ impl Stage {
         daemon
     }
 
+    /// `receive` or `ship`, with its messages in a log of this name.
+    pub fn copier(&self, command: &str, environment: &[(&str, &str)]) -> Daemon {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path(&format!("{command}.log")))
+            .unwrap();
+        let child = self
+            .command(&[command])
+            // A server's end takes along whoever works in its data directory.
+            .current_dir(self.dir.path())
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Daemon(child)
+    }
+
+    pub fn log(&self, command: &str) -> String {
+        std::fs::read_to_string(self.path(&format!("{command}.log"))).unwrap_or_default()
+    }
+
+    /// Sets what `receive`, `ship`, `salvage` and `status` need, and `extra`.
+    pub fn configure_copy(&self, extra: &str) {
+        let (db, data) = (self.server.dsn("postgres"), self.server.data_dir().display());
+        self.configure(&format!("master_db = {db}\nmaster_data = {data}\n{extra}"));
+    }
+
     pub fn daemon_log(&self) -> String {
         std::fs::read_to_string(self.path("daemon.log")).unwrap_or_default()
     }
@@ -312,7 +343,7 @@ impl Stage {
         self.start(name, &[]).await
     }
 
-    fn placed(&self, base: &Path, name: &str) -> PathBuf {
+    pub fn placed(&self, base: &Path, name: &str) -> PathBuf {
         let home = self.path(name);
         let made = self.server.command("/bin/mkdir").arg(&home).output().unwrap();
         assert!(made.status.success(), "{made:?}");
@@ -323,7 +354,7 @@ impl Stage {
         data
     }
 
-    async fn start(&self, name: &str, settings: &[(&str, &str)]) -> Restored {
+    pub async fn start(&self, name: &str, settings: &[(&str, &str)]) -> Restored {
         let mut options = Options {
             dir: Where::Persistent(self.path(name)),
             port: Some(free_port().unwrap()),
@@ -344,6 +375,7 @@ fn said(command: &mut Command) -> Said {
     let output = command.output().expect("the program starts");
     Said {
         code: output.status.code(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
         err: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }

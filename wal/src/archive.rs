@@ -135,7 +135,7 @@ pub enum ArchiveError {
 impl ArchiveError {
     /// Trouble with one store that another store can make up for. Everything else is about the file, or tells
     /// of two clusters or two servers: then nothing may be called safe.
-    fn is_store_trouble(&self) -> bool {
+    pub fn is_store_trouble(&self) -> bool {
         matches!(
             self,
             ArchiveError::Store(_)
@@ -156,7 +156,7 @@ pub struct Archiver {
 
 /// A file that was read, checked and packed.
 struct Prepared {
-    source: Source,
+    name: WalFileName,
     file: Vec<u8>,
     contents: Contents,
     content: Content,
@@ -222,18 +222,49 @@ impl Archiver {
             let _permits = (first, &second);
             match name {
                 WalFileName::Segment(_) | WalFileName::Partial(_) => {
-                    prepare_segment(source, system_id, level, second.is_some())
+                    let file = read(&source.path, crate::store::MAX_OBJECT_BYTES)?;
+                    prepare_segment(name, file, system_id, level, second.is_some())
                 }
                 WalFileName::History(_) | WalFileName::BackupHistory { .. } => {
-                    prepare_text(source, system_id, known)
+                    prepare_text(name, read(&source.path, MAX_TEXT_BYTES)?, system_id, known)
                 }
             }
         });
-        match work.await {
-            Ok(prepared) => prepared,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(ArchiveError::GivenUp { name }),
-        }
+        finished(work, name).await
+    }
+
+    /// A file that lies in memory, into the stores with these places in the settings: what each of them did with it.
+    /// The outer error is about the file. Of a history file the stores have to know whose they are.
+    pub async fn archive_bytes(
+        &self,
+        name: WalFileName,
+        file: Vec<u8>,
+        into: &[usize],
+    ) -> Result<Vec<(usize, Result<Kept, ArchiveError>)>, ArchiveError> {
+        let known = self.identity().await?;
+        let system_id = self.settings.system_id.or(known.map(|known| known.system_id));
+        let level = self.settings.level;
+        let permit = self.cpu.clone().acquire_owned().await;
+        let work = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            match name {
+                WalFileName::Segment(_) | WalFileName::Partial(_) => {
+                    prepare_segment(name, file, system_id, level, false)
+                }
+                WalFileName::History(_) | WalFileName::BackupHistory { .. } => {
+                    prepare_text(name, file, system_id, known)
+                }
+            }
+        });
+        let prepared = &finished(work, name).await?;
+        let stores = self.settings.stores.iter().zip(&self.claimed).enumerate();
+        let puts =
+            stores
+                .filter(|(place, _)| into.contains(place))
+                .map(|(place, (store, claimed))| async move {
+                    (place, self.keep(&**store, claimed, prepared).await)
+                });
+        Ok(futures_util::future::join_all(puts).await)
     }
 
     /// The cluster of the first store that can be asked and has one.
@@ -262,7 +293,7 @@ impl Archiver {
             .get_or_try_init(|| async { identity.claim(store).await.map(|()| identity) })
             .await?;
         identity.expect(store.location(), *known)?;
-        let name = layout::object_of(prepared.source.name);
+        let name = layout::object_of(prepared.name);
         match store.put(&name, prepared.content.clone()).await? {
             Put::Stored => Ok(Kept::New),
             Put::Exists => self.compare(store, prepared).await,
@@ -271,7 +302,7 @@ impl Archiver {
 
     /// The name is taken: by the same?
     async fn compare(&self, store: &dyn Store, prepared: &Prepared) -> Result<Kept, ArchiveError> {
-        let name = prepared.source.name;
+        let name = prepared.name;
         let object = layout::object_of(name);
         let Some(there) = store.get(&object).await? else {
             // It came and went: PostgreSQL will ask again.
@@ -316,11 +347,22 @@ impl Archiver {
     }
 }
 
+async fn finished(
+    work: tokio::task::JoinHandle<Result<Prepared, ArchiveError>>,
+    name: WalFileName,
+) -> Result<Prepared, ArchiveError> {
+    match work.await {
+        Ok(prepared) => prepared,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(ArchiveError::GivenUp { name }),
+    }
+}
+
 impl Prepared {
     fn identity(&self) -> Result<Identity, ArchiveError> {
         let size = crate::SegmentSize::new(self.contents.segment_bytes);
         let segment_size = size.ok_or_else(|| ArchiveError::NotWal {
-            name: self.source.name,
+            name: self.name,
             what: "its segment size is impossible".to_owned(),
         })?;
         Ok(Identity {
@@ -344,13 +386,12 @@ fn read(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
 }
 
 fn prepare_segment(
-    source: Source,
+    name: WalFileName,
+    file: Vec<u8>,
     system_id: Option<u64>,
     level: i32,
     both_threads: bool,
 ) -> Result<Prepared, ArchiveError> {
-    let name = source.name;
-    let file = read(&source.path, crate::store::MAX_OBJECT_BYTES)?;
     let pack = || Packer::new(level).and_then(|mut packer| packer.frames(&file));
     let check = || check_segment(name, &file, system_id);
     let (frames, checked) = match both_threads {
@@ -372,7 +413,7 @@ fn prepare_segment(
     let frames = frames.map_err(|source| ArchiveError::Pack { name, source })?;
     let content = Content::new(frames.finish(&contents));
     Ok(Prepared {
-        source,
+        name,
         file,
         contents,
         content,
@@ -381,13 +422,12 @@ fn prepare_segment(
 
 /// A text says neither whose it is nor how long segments are: the control file or the store does.
 fn prepare_text(
-    source: Source,
+    name: WalFileName,
+    file: Vec<u8>,
     system_id: Option<u64>,
     known: Option<Identity>,
 ) -> Result<Prepared, ArchiveError> {
-    let name = source.name;
     let not_wal = |what: String| ArchiveError::NotWal { name, what };
-    let file = read(&source.path, MAX_TEXT_BYTES)?;
     let (kind, timeline) = match name {
         WalFileName::History(timeline) => {
             let text = std::str::from_utf8(&file).map_err(|_| not_wal("it is no text".to_owned()))?;
@@ -411,7 +451,7 @@ fn prepare_text(
     let packed: Bytes =
         crate::pack::pack(&file, &contents).map_err(|source| ArchiveError::Pack { name, source })?;
     Ok(Prepared {
-        source,
+        name,
         file,
         contents,
         content: Content::new(packed),

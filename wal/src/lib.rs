@@ -18,12 +18,18 @@ pub mod format;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod pack;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod receive;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod restore;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod segment;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod ship;
 pub mod stats;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod store;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod tail;
 pub mod timeline;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod verify;

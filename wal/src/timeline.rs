@@ -150,6 +150,18 @@ impl HistoryFile {
         Some(child)
     }
 
+    /// The history of one of its timelines: itself, or an ancestor with that one's ancestors.
+    pub fn up_to(&self, timeline: TimelineId) -> Option<HistoryFile> {
+        if timeline == self.timeline {
+            return Some(self.clone());
+        }
+        let index = self.ancestors.iter().position(|a| a.timeline == timeline)?;
+        Some(HistoryFile {
+            timeline,
+            ancestors: self.ancestors.iter().take(index).cloned().collect(),
+        })
+    }
+
     pub const fn timeline(&self) -> TimelineId {
         self.timeline
     }

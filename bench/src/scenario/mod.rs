@@ -8,6 +8,7 @@ mod cost;
 mod latency;
 mod parser;
 mod queue;
+mod receive;
 mod ticker;
 
 use crate::figures::Findings;
@@ -50,10 +51,12 @@ pub enum Scenario {
     Ticker,
     /// Archiving WAL, beside pgBackRest.
     Archive,
+    /// WAL by streaming, up to the last record.
+    Receive,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 11] = [
+    pub const ALL: [Scenario; 12] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -65,6 +68,7 @@ impl Scenario {
         Scenario::Queue,
         Scenario::Ticker,
         Scenario::Archive,
+        Scenario::Receive,
     ];
 
     pub fn name(self) -> &'static str {
@@ -80,6 +84,7 @@ impl Scenario {
             Scenario::Queue => "queue",
             Scenario::Ticker => "ticker",
             Scenario::Archive => "archive",
+            Scenario::Receive => "receive",
         }
     }
 
@@ -96,6 +101,7 @@ impl Scenario {
             Scenario::Queue => "Queues beside PgQ's C functions",
             Scenario::Ticker => "Ticker",
             Scenario::Archive => "Archiving WAL",
+            Scenario::Receive => "Receiving WAL",
         }
     }
 
@@ -112,6 +118,7 @@ impl Scenario {
             Scenario::Queue => Box::pin(queue::run(effort)).await,
             Scenario::Ticker => Box::pin(ticker::run(effort)).await,
             Scenario::Archive => Box::pin(archive::run(effort)).await,
+            Scenario::Receive => Box::pin(receive::run(effort)).await,
         }
     }
 }

@@ -8,8 +8,11 @@ use std::process::ExitCode;
 use skytide_sql::api::ApiError;
 use skytide_sql::install::InstallError;
 use skytide_wal::archive::ArchiveError;
+use skytide_wal::receive::ReceiveError;
+use skytide_wal::ship::ShipError;
 use skytide_wal::store::StoreError;
 use skytide_wal::store::identity::IdentityError;
+use skytide_wal::tail::TailError;
 use tokio_postgres::error::SqlState;
 
 use crate::capture::CaptureError;
@@ -202,6 +205,9 @@ const ADVISERS: &[Adviser] = &[
     advice::<QadminError>,
     advice::<InstallError>,
     advice::<ArchiveError>,
+    advice::<ReceiveError>,
+    advice::<ShipError>,
+    advice::<TailError>,
     advice::<IdentityError>,
     advice::<StoreError>,
 ];

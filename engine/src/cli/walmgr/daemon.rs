@@ -140,7 +140,7 @@ async fn serve_peers(
     ))))
 }
 
-async fn tick(interval: &mut Option<tokio::time::Interval>) {
+pub async fn tick(interval: &mut Option<tokio::time::Interval>) {
     match interval {
         Some(interval) => drop(interval.tick().await),
         None => std::future::pending().await,

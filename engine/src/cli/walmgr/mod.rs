@@ -3,8 +3,13 @@
 mod archive;
 pub mod client;
 mod daemon;
+mod receive;
 mod restore;
+mod salvage;
+mod ship;
+mod status;
 mod store;
+mod window;
 mod wire;
 
 pub use restore::STOP as STOP_RECOVERY;
@@ -25,6 +30,8 @@ use crate::daemon::control::DaemonArgs;
 Examples:
   skytide walmgr wal.ini create-store
   skytide walmgr wal.ini daemon
+  skytide walmgr wal.ini receive
+  skytide walmgr wal.ini status
   archive_command = 'skytide walmgr /etc/skytide/wal.ini archive %p %f'
   restore_command = 'skytide walmgr /etc/skytide/wal.ini restore-wal %f %p'")]
 pub struct WalmgrArgs {
@@ -49,6 +56,18 @@ pub enum WalmgrCommand {
     /// Get a file of WAL from the stores (restore_command).
     #[command(visible_alias = "xrestore", after_help = restore::HELP)]
     RestoreWal(restore::RestoreArgs),
+    /// Receive the server's WAL into the stores up to the last record, as a (synchronous) standby does.
+    #[command(after_help = receive::HELP)]
+    Receive,
+    /// Copy the server's WAL up to the last record out of its own pg_wal, on its host and without a walsender.
+    #[command(visible_alias = "syncdaemon", after_help = ship::HELP)]
+    Ship,
+    /// Copy a dead server's WAL up to the last record out of its pg_wal, once.
+    #[command(after_help = salvage::HELP)]
+    Salvage(salvage::SalvageArgs),
+    /// Show how far each store is behind the server: what would be lost now.
+    #[command(after_help = status::HELP)]
+    Status(status::StatusArgs),
     /// Answer archive and restore-wal at once: archive ahead, fetch ahead.
     Daemon,
 }
@@ -70,6 +89,10 @@ pub async fn run(args: WalmgrArgs, context: &Context) -> anyhow::Result<Outcome>
         WalmgrCommand::Archive(archive) => archive::run(&load()?, &archive).await,
         WalmgrCommand::CreateStore => store::create(&load()?, context).await,
         WalmgrCommand::Stores => store::list(&load()?, context).await,
+        WalmgrCommand::Receive => Box::pin(receive::run(&args.daemon, load()?, context)).await,
+        WalmgrCommand::Ship => Box::pin(ship::run(&args.daemon, load()?, context)).await,
+        WalmgrCommand::Salvage(salvage) => Box::pin(salvage::run(&load()?, &salvage, context)).await,
+        WalmgrCommand::Status(status) => Box::pin(status::run(&load()?, &status, context)).await,
         WalmgrCommand::Daemon => Box::pin(daemon::run(&args.daemon, load()?, context)).await,
     }
 }

@@ -116,6 +116,56 @@ pub static WALMGR: Table = Table {
             ],
         },
         Group {
+            title: "Up to the last record",
+            keys: &[
+                alias(
+                    &["primary_conninfo"],
+                    key(
+                        "master_db",
+                        Kind::Connect,
+                        None,
+                        "The server whose WAL receive, ship and status look at. receive needs a user with REPLICATION, \
+                         and a replication line in its pg_hba.conf.",
+                    ),
+                ),
+                key(
+                    "receive_name",
+                    Kind::Text,
+                    Value("skytide"),
+                    "What receive is called in pg_stat_replication and may be called in synchronous_standby_names.",
+                ),
+                key(
+                    "receive_slot",
+                    Kind::Text,
+                    Value("skytide_receive"),
+                    "Replication slot of receive, made if it is not there; empty for none: then the server may remove \
+                     WAL that the stores do not have yet.",
+                ),
+                key(
+                    "receive_slot_limit",
+                    Kind::Size,
+                    Value("16GiB"),
+                    "When stores take no WAL and the slot holds more than this on the server, the slot is dropped, so \
+                     that the server's disk is not filled; 0 for never.",
+                ),
+                key(
+                    "receive_status_interval",
+                    Kind::Duration,
+                    Value("5s"),
+                    "At least so often receive tells an idle server how far it is.",
+                ),
+                alias(
+                    &["loop_delay"],
+                    key(
+                        "ship_interval",
+                        Kind::Duration,
+                        Value("100ms"),
+                        "How often ship asks the server how far its WAL is on disk.",
+                    ),
+                ),
+            ],
+        },
+        Group {
             title: "Old keys",
             keys: &[
                 ignored("walmgr_data", STORE),
@@ -125,7 +175,6 @@ pub static WALMGR: Table = Table {
                 ignored("slave_config", NO_SSH),
                 ignored("compression", "WAL is always compressed, see compression_level"),
                 ignored("use_xlog_functions", DIRECT),
-                ignored("loop_delay", "nothing is polled"),
                 ignored("use_skylog", "log lines go to standard error or logfile"),
             ],
         },

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use skytide_sql::SlotName;
+use skytide_sql::conn::ConnectString;
 use skytide_wal::store::peer::PeerTls;
 
 use super::{ProcessSettings, Values};
@@ -59,6 +61,35 @@ pub struct WalmgrSettings {
     pub restore_ahead_bytes: u64,
     pub restore_miss_time: Duration,
     pub restore_timeout: Duration,
+    /// The server whose WAL is copied.
+    pub server: Option<ConnectString>,
+    pub receive: ReceiveSettings,
+    pub ship_interval: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiveSettings {
+    pub name: String,
+    pub slot: Option<SlotName>,
+    /// Bytes.
+    pub slot_limit: Option<u64>,
+    pub status_interval: Duration,
+}
+
+impl ReceiveSettings {
+    fn from(values: &Values) -> Result<Self, ConfigError> {
+        let slot = values.text("receive_slot")?.filter(|name| !name.is_empty());
+        let slot = slot
+            .map(SlotName::new)
+            .transpose()
+            .map_err(|error| values.bad("receive_slot", error.to_string()))?;
+        Ok(Self {
+            name: values.text("receive_name")?.unwrap_or_default().to_owned(),
+            slot,
+            slot_limit: Some(values.size("receive_slot_limit")?).filter(|limit| *limit > 0),
+            status_interval: values.duration("receive_status_interval")?,
+        })
+    }
 }
 
 /// Where a client looks for the daemon without reading the configuration.
@@ -119,6 +150,9 @@ impl WalmgrSettings {
             restore_ahead_bytes: values.size("restore_ahead")?,
             restore_miss_time: values.duration("restore_miss_time")?,
             restore_timeout: values.duration("restore_timeout")?,
+            server: values.connect("master_db")?,
+            receive: ReceiveSettings::from(&values)?,
+            ship_interval: values.duration("ship_interval")?,
         })
     }
 }

@@ -1,0 +1,104 @@
+//! The loss window, shown while WAL is copied.
+
+use std::error::Error as StdError;
+use std::pin::pin;
+use std::time::Duration;
+
+use metrics::gauge;
+use skytide_wal::receive::Phase;
+use skytide_wal::tail::{StoreWindow, Window};
+use skytide_wal::walsender::Timestamp;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::daemon::tick;
+use crate::config::settings::WalmgrSettings;
+use crate::daemon::health::Health;
+use crate::metrics as names;
+
+const FIGURES: Duration = Duration::from_secs(1);
+
+/// Work that goes on until it is told to stop, and what it shows of itself.
+pub struct Live<'a> {
+    pub window: &'a Window,
+    pub phase: watch::Receiver<Phase>,
+    pub wants_slot: bool,
+}
+
+impl Live<'_> {
+    pub async fn show_while<E: StdError + Send + Sync + 'static>(
+        &self,
+        work: impl Future<Output = Result<(), E>>,
+        settings: &WalmgrSettings,
+        health: &Health,
+    ) -> anyhow::Result<()> {
+        let mut work = pin!(work);
+        let mut figures = tokio::time::interval(FIGURES);
+        let mut stats = settings.process.stats_period.map(tokio::time::interval);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done?),
+                _ = figures.tick() => self.show(health),
+                () = tick(&mut stats) => log(self.window),
+            }
+        }
+    }
+
+    fn show(&self, health: &Health) {
+        publish(self.window);
+        let phase = self.phase.borrow().clone();
+        let streams = matches!(phase, Phase::Streaming { .. });
+        gauge!(names::WAL_RECEIVING).set(f64::from(u8::from(streams)));
+        match phase {
+            Phase::Streaming { slot: false, .. } if self.wants_slot => health.waiting(
+                "the slot was dropped at its limit; it is made again when the stores have caught up",
+            ),
+            Phase::Streaming { .. } => judge(self.window, health),
+            Phase::Connecting => health.waiting("connecting to the server"),
+            Phase::Waiting { why } => health.waiting(why),
+        }
+    }
+}
+
+fn publish(window: &Window) {
+    for store in window.stores() {
+        let at = [("store", store.location.clone())];
+        gauge!(names::WAL_WINDOW_BYTES, &at).set(store.bytes as f64);
+        gauge!(names::WAL_WINDOW_SECONDS, &at).set(store.time.as_secs_f64());
+        gauge!(names::WAL_STORE_TAKES, &at).set(f64::from(u8::from(store.trouble.is_none())));
+        if let Some(seconds) = store.safe.last_commit.and_then(unix_seconds) {
+            gauge!(names::WAL_SAFE_COMMIT, &at).set(seconds);
+        }
+    }
+}
+
+fn unix_seconds(time: Timestamp) -> Option<f64> {
+    let since = time.to_system_time()?.duration_since(std::time::UNIX_EPOCH);
+    Some(since.ok()?.as_secs_f64())
+}
+
+/// Ready while every store takes WAL.
+fn judge(window: &Window, health: &Health) {
+    let trouble = window.stores().into_iter().find_map(|store| {
+        let StoreWindow {
+            location, trouble, ..
+        } = store;
+        trouble.map(|why| format!("store {location} takes no WAL: {why}"))
+    });
+    match trouble {
+        Some(why) => health.waiting(why),
+        None => health.ready(),
+    }
+}
+
+fn log(window: &Window) {
+    for store in window.stores() {
+        info!(
+            store = store.location,
+            end = %store.safe.boundary,
+            window_bytes = store.bytes,
+            window_ms = u64::try_from(store.time.as_millis()).unwrap_or(u64::MAX),
+            "copied so far"
+        );
+    }
+}
