@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing))]
 
 pub mod archive;
+pub mod backup;
 pub mod commit;
 pub mod control;
 pub mod decode;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use skytide_sql::api::ApiError;
 use skytide_sql::install::InstallError;
 use skytide_wal::archive::ArchiveError;
+use skytide_wal::backup::BackupError;
 use skytide_wal::store::StoreError;
 use skytide_wal::store::identity::IdentityError;
 use tokio_postgres::error::SqlState;
@@ -202,6 +203,7 @@ const ADVISERS: &[Adviser] = &[
     advice::<QadminError>,
     advice::<InstallError>,
     advice::<ArchiveError>,
+    advice::<BackupError>,
     advice::<IdentityError>,
     advice::<StoreError>,
 ];

@@ -50,7 +50,11 @@ impl Stage {
             level: 1,
             system_id: None,
         });
-        Stage { dir, stores, archiver }
+        Stage {
+            dir,
+            stores,
+            archiver,
+        }
     }
 
     async fn archive(&self, name: &str, bytes: &[u8]) -> Result<Report, ArchiveError> {
@@ -101,11 +105,15 @@ async fn every_flipped_bit_that_matters_is_refused() {
     let bytes = switched(&[100, 9000]);
     let data = bytes.iter().rposition(|byte| *byte != 0).unwrap();
     // Headers bit by bit, of the first page and of a later one; then a bit of every eleventh byte.
-    let bits = (0..80 * 8).chain(8192 * 8..8240 * 8).chain((0..data * 8).step_by(8 * 11 + 3));
+    let bits = (0..80 * 8)
+        .chain(8192 * 8..8240 * 8)
+        .chain((0..data * 8).step_by(8 * 11 + 3));
     let mut refused = 0;
     for bit in bits {
         match stage.archive(FIRST, &flip(&bytes, bit)).await {
-            Err(ArchiveError::Damaged { .. } | ArchiveError::NotWal { .. } | ArchiveError::Foreign { .. }) => refused += 1,
+            Err(
+                ArchiveError::Damaged { .. } | ArchiveError::NotWal { .. } | ArchiveError::Foreign { .. },
+            ) => refused += 1,
             Err(error) => panic!("bit {bit}: {error}"),
             Ok(_) => {
                 // What no checksum covers and redo does not read: padding, and a flag that says nothing.
@@ -141,7 +149,10 @@ async fn the_same_records_are_the_same_segment() {
     let different = sample.insert(101);
     sample.switch();
     let error = stage.archive(FIRST, &sample.bytes).await.unwrap_err();
-    assert!(matches!(error, ArchiveError::Diverged { lsn, .. } if lsn == different), "{error}");
+    assert!(
+        matches!(error, ArchiveError::Diverged { lsn, .. } if lsn == different),
+        "{error}"
+    );
     let longer = switched(&[100, 50]);
     assert!(stage.archive(FIRST, &longer).await.is_err());
     let served = stage.restorer().fetch(name(FIRST)).await.unwrap().unwrap();
@@ -182,10 +193,16 @@ async fn of_two_beginnings_the_longer_one_is_kept() {
 async fn texts_belong_to_the_cluster_that_has_segments_there() {
     let stage = Stage::new(1, 1);
     let history = b"1\t0/2915C08\tno recovery target specified\n";
-    assert!(stage.archive("00000002.history", history).await.is_err(), "whose would it be?");
+    assert!(
+        stage.archive("00000002.history", history).await.is_err(),
+        "whose would it be?"
+    );
     stage.archive(FIRST, &full()).await.unwrap();
     let backup = format!("{FIRST}.00000028.backup");
-    for (file, text) in [("00000002.history", &history[..]), (&backup, b"START WAL LOCATION: 0/100028\n")] {
+    for (file, text) in [
+        ("00000002.history", &history[..]),
+        (&backup, b"START WAL LOCATION: 0/100028\n"),
+    ] {
         assert_eq!(stage.archive(file, text).await.unwrap().kept, [Kept::New]);
         assert_eq!(stage.archive(file, text).await.unwrap().kept, [Kept::Same]);
         let served = stage.restorer().fetch(name(file)).await.unwrap().unwrap();
@@ -204,7 +221,10 @@ async fn another_cluster_is_refused() {
     let mut foreign = switched(&[1]);
     foreign[24..32].copy_from_slice(&(SYSTEM + 1).to_le_bytes());
     let error = stage.archive(FIRST, &foreign).await.unwrap_err();
-    assert!(matches!(error, ArchiveError::Foreign { expected: SYSTEM, .. }), "{error:?}");
+    assert!(
+        matches!(error, ArchiveError::Foreign { expected: SYSTEM, .. }),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -260,7 +280,11 @@ async fn what_comes_next_is_archived_before_it_is_asked_for() {
         sample.start = Lsn::new(number << 20);
         sample.commit(1);
         sample.switch();
-        let name = crate::SegmentName::new(crate::TimelineId::new(1).unwrap(), crate::SegmentNo::new(number), size);
+        let name = crate::SegmentName::new(
+            crate::TimelineId::new(1).unwrap(),
+            crate::SegmentNo::new(number),
+            size,
+        );
         let name = name.unwrap().to_string();
         std::fs::write(pg_wal.join(&name), sample.bytes).unwrap();
         std::fs::write(pg_wal.join(format!("archive_status/{name}.ready")), "").unwrap();

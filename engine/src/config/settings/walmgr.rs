@@ -1,8 +1,10 @@
 //! Settings of walmgr.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use skytide_sql::conn::ConnectString;
 use skytide_wal::store::peer::PeerTls;
 
 use super::{ProcessSettings, Values};
@@ -59,6 +61,14 @@ pub struct WalmgrSettings {
     pub restore_ahead_bytes: u64,
     pub restore_miss_time: Duration,
     pub restore_timeout: Duration,
+    /// The server that is backed up.
+    pub db: Option<ConnectString>,
+    pub backup_jobs: usize,
+    /// Bytes a second.
+    pub backup_max_rate: Option<u64>,
+    pub backup_wal_timeout: Duration,
+    pub keep_backups: Option<usize>,
+    pub keep_backups_for: Option<Duration>,
 }
 
 /// Where a client looks for the daemon without reading the configuration.
@@ -119,6 +129,24 @@ impl WalmgrSettings {
             restore_ahead_bytes: values.size("restore_ahead")?,
             restore_miss_time: values.duration("restore_miss_time")?,
             restore_timeout: values.duration("restore_timeout")?,
+            db: values.connect("master_db")?,
+            backup_jobs: match values.text("backup_jobs")? {
+                Some(_) => values.places("backup_jobs")?,
+                None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            },
+            backup_max_rate: match values.text("backup_max_rate")? {
+                Some(_) => Some(values.size("backup_max_rate")?),
+                None => None,
+            },
+            backup_wal_timeout: values.duration("backup_wal_timeout")?,
+            keep_backups: match values.text("keep_backups")? {
+                Some(_) => Some(values.places("keep_backups")?),
+                None => None,
+            },
+            keep_backups_for: match values.text("keep_backups_for")? {
+                Some(_) => Some(values.duration("keep_backups_for")?),
+                None => None,
+            },
         })
     }
 }
