@@ -185,11 +185,20 @@ pub(super) async fn begin(
     kind: Kind,
 ) -> Result<Label, BackupError> {
     stores.claim(identity).await?;
-    let label = Label::new(started, kind).ok_or(BackupError::GivenUp)?;
-    let note = format!("process = {}\nstarted = {started}\n", std::process::id());
-    stores.put(&label, &label.claim(), Content::new(note)).await?;
-    fail::fail_point!("backup::claimed");
-    Ok(label)
+    // Two in one second get labels of two seconds.
+    for second in started..started + 60 {
+        let label = Label::new(second, kind).ok_or(BackupError::GivenUp)?;
+        let note = format!("process = {}\nstarted = {started}\n", std::process::id());
+        match stores.put(&label, &label.claim(), Content::new(note)).await {
+            Err(BackupError::Taken(_)) => {}
+            Err(error) => return Err(error),
+            Ok(()) => {
+                fail::fail_point!("backup::claimed");
+                return Ok(label);
+            }
+        }
+    }
+    Err(BackupError::GivenUp)
 }
 
 /// Steps 5 and 6.

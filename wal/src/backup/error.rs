@@ -23,7 +23,13 @@ pub enum BackupError {
     #[error(transparent)]
     Walsender(#[from] WalsenderError),
     #[error(transparent)]
+    Connect(skytide_sql::conn::ConnectError),
+    #[error("the server refused")]
+    Sql(#[source] tokio_postgres::Error),
+    #[error(transparent)]
     File(#[from] FileError),
+    #[error("no incremental backup can be made on {parent}: {what}")]
+    NoIncremental { parent: Label, what: String },
     #[error("only {have} of {needed} stores have the backup")]
     TooFew {
         have: usize,

@@ -6,8 +6,11 @@
 //! `docs/format/store.md`.
 
 pub mod base;
+pub mod changes;
 pub mod content;
 mod error;
+mod files;
+pub mod local;
 pub mod manifest;
 pub mod page;
 pub mod plan;

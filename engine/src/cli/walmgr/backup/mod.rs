@@ -79,6 +79,7 @@ impl Advice for BackupError {
                  such pages as they are and notes them in the backup."
                     .into(),
             ),
+            BackupError::NoIncremental { .. } => Some("Take a full backup: skytide walmgr CONF backup".into()),
             BackupError::NoBackups => Some("Take one: skytide walmgr CONF backup".into()),
             BackupError::NoBackup(_) | BackupError::NoneBefore(_) => {
                 Some("skytide walmgr CONF listbackups shows what there is.".into())
