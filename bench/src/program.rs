@@ -27,6 +27,10 @@ impl Program {
         Ok(Program { path })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Runs a command to its end.
     pub async fn run(&self, args: &[&str]) -> anyhow::Result<String> {
         let out = tokio::process::Command::new(&self.path)

@@ -255,17 +255,14 @@ async fn a_chain_of_incrementals_is_as_good_as_a_full_backup() {
         stage
             .run(&format!("create tablespace far location '{}'", place.display()))
             .await;
-        stage
-            .run(
-                "create table big (id int primary key, v text); \
-                 insert into big select n, repeat(md5(n::text), 4) from generate_series(1, 40000) n; \
-                 create table cut (id int primary key); insert into cut select generate_series(1, 50000); \
-                 create table gone (id int primary key); insert into gone values (1); \
-                 create table moved (id int primary key); insert into moved select generate_series(1, 5000); \
-                 create database other",
-            )
-            .await;
-        stage.run("vacuum big").await;
+        let before = "create table big (id int primary key, v text); \
+            insert into big select n, repeat(md5(n::text), 4) from generate_series(1, 40000) n; \
+            create table cut (id int primary key); insert into cut select generate_series(1, 50000); \
+            create table gone (id int primary key); insert into gone values (1); \
+            create table moved (id int primary key); insert into moved select generate_series(1, 5000)";
+        for statement in [before, "create database other", "vacuum big"] {
+            stage.run(statement).await;
+        }
         let full = backup_with(&stage, &[]);
         let size = full["bytes"].as_u64().unwrap();
 

@@ -1,5 +1,6 @@
 //! What is measured, one file a scenario.
 
+mod backup;
 mod capture;
 mod catch_up;
 mod copy;
@@ -41,10 +42,12 @@ pub enum Scenario {
     Parser,
     /// What capture costs the provider's users.
     Cost,
+    /// Base backups and restores.
+    Backup,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 8] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -53,6 +56,7 @@ impl Scenario {
         Scenario::Capture,
         Scenario::Parser,
         Scenario::Cost,
+        Scenario::Backup,
     ];
 
     pub fn name(self) -> &'static str {
@@ -65,6 +69,7 @@ impl Scenario {
             Scenario::Capture => "capture",
             Scenario::Parser => "parser",
             Scenario::Cost => "cost",
+            Scenario::Backup => "backup",
         }
     }
 
@@ -78,6 +83,7 @@ impl Scenario {
             Scenario::Capture => "Capture",
             Scenario::Parser => "Decoding alone",
             Scenario::Cost => "Cost for the provider",
+            Scenario::Backup => "Base backup and restore",
         }
     }
 
@@ -91,6 +97,7 @@ impl Scenario {
             Scenario::Capture => Box::pin(capture::run(effort)).await,
             Scenario::Parser => parser::run(effort),
             Scenario::Cost => Box::pin(cost::run(effort)).await,
+            Scenario::Backup => Box::pin(backup::run(effort)).await,
         }
     }
 }

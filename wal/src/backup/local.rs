@@ -74,6 +74,16 @@ pub async fn take(
         Some(label) => Some(read_manifest(&stores, label).await?),
         None => None,
     };
+    let data_checksums = control.data_checksum_version != 0;
+    if let Some(parent) = &parent
+        && parent.summary.data_checksums != data_checksums
+    {
+        // pg_checksums writes pages beside the log.
+        return Err(BackupError::NoIncremental {
+            parent: parent.summary.label.clone(),
+            what: "data checksums were switched on or off since".into(),
+        });
+    }
     let kind = match parent {
         Some(_) => Kind::Incremental,
         None => Kind::Full,
@@ -101,7 +111,6 @@ pub async fn take(
     let tree = finished(tree.await)??;
     progress.enter("copying", tree.files.iter().map(|file| file.bytes).sum());
 
-    let data_checksums = control.data_checksum_version != 0;
     let copier = Arc::new(Copier {
         writer: ContentWriter::new(stores.clone(), label.clone(), settings.level, settings.jobs),
         files: tree.files,
