@@ -81,6 +81,29 @@ fn pg_says_it_is_sound(stage: &Stage, program: &str, arguments: &[&str]) {
     assert!(said.status.success(), "{program}: {said:?}");
 }
 
+/// Every table and index, page by page, where the extension is to be had.
+fn amcheck_says_it_is_sound(server: &Server) {
+    let program = server.bin("pg_amcheck");
+    let to_be_had = ["share/extension", "share/postgresql/extension"]
+        .iter()
+        .any(|dir| {
+            program
+                .parent()
+                .is_some_and(|bin| bin.join("..").join(dir).join("amcheck.control").exists())
+        });
+    if !program.is_file() || !to_be_had {
+        return;
+    }
+    let dsn = server.dsn("postgres");
+    let arguments = ["--install-missing", "--heapallindexed", "-d", &dsn];
+    let said = server
+        .command(program.to_str().unwrap())
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(said.status.success(), "{said:?}");
+}
+
 #[tokio::test]
 async fn a_cluster_under_load_comes_back_row_by_row() {
     // Over the protocol, and from the files.
@@ -333,6 +356,7 @@ async fn a_chain_of_incrementals_is_as_good_as_a_full_backup() {
             1
         );
         restored.0.connect("other").await.unwrap();
+        amcheck_says_it_is_sound(&restored.0);
         restored.0.stop(StopMode::Fast).await.unwrap();
         let data = stage.path("chain/data");
         pg_says_it_is_sound(&stage, "pg_checksums", &["--check", "-D", data.to_str().unwrap()]);

@@ -57,7 +57,7 @@ pub async fn take(
     let started = unix_now();
     let identity = identify(&mut client).await?;
     let data_checksums = client.show("data_checksums").await? == "on";
-    let label = begin(&stores, identity, started, Kind::Full).await?;
+    let label = begin(&stores, identity, started, None).await?;
 
     let options = BaseBackupOptions {
         label: format!("skytide {label}"),
@@ -182,13 +182,19 @@ pub(super) async fn begin(
     stores: &Stores,
     identity: Identity,
     started: i64,
-    kind: Kind,
+    parent: Option<&Label>,
 ) -> Result<Label, BackupError> {
     stores.claim(identity).await?;
+    let kind = match parent {
+        Some(_) => Kind::Incremental,
+        None => Kind::Full,
+    };
+    // A purge leaves alone what a backup says it is built on.
+    let parent = parent.map_or_else(String::new, |parent| format!("parent = {parent}\n"));
     // Two in one second get labels of two seconds.
     for second in started..started + 60 {
         let label = Label::new(second, kind).ok_or(BackupError::GivenUp)?;
-        let note = format!("process = {}\nstarted = {started}\n", std::process::id());
+        let note = format!("process = {}\nstarted = {started}\n{parent}", std::process::id());
         match stores.put(&label, &label.claim(), Content::new(note)).await {
             Err(BackupError::Taken(_)) => {}
             Err(error) => return Err(error),

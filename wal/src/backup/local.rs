@@ -8,7 +8,6 @@
 //! 4. `pg_backup_stop` says what `backup_label` has to hold;
 //! 5. from there on as over the protocol: WAL, the stores' contents, the manifest.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -20,21 +19,18 @@ use skytide_sql::Lsn;
 use skytide_sql::conn::{self, ConnectString};
 
 use super::base::{Incoming, begin, complete, extents_of, identify};
-use super::changes::{Changes, ToRead};
 use super::content::{ContentWriter, FRAME, Filler, finished};
 use super::files::{Found, Tree};
+use super::incremental::{Base, changes};
 use super::manifest::{self, Backup, Contents, Extent};
 use super::page::{PAGE, PageState, RelationPath, judge};
-use super::plan::history;
 use super::stores::{Stores, read_manifest};
 use super::wal;
 use super::{BackupError, Kind, Label, Progress, Summary, unix_now};
+use crate::TimelineId;
 use crate::control::{self, ControlFile};
-use crate::decode::{Decoder, Expected, Timelines};
 use crate::durable::{Attach, FileError};
-use crate::restore::Restorer;
 use crate::walsender::{Client, Mode};
-use crate::{SegmentName, SegmentNo, TimelineId, WalFileName};
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -70,6 +66,7 @@ pub async fn take(
     if control.system_id != identity.system_id {
         return Err(not_its_directory(&settings.data_dir, "it is another cluster's"));
     }
+    let label = begin(&stores, identity, started, settings.parent.as_ref()).await?;
     let parent = match &settings.parent {
         Some(label) => Some(read_manifest(&stores, label).await?),
         None => None,
@@ -88,8 +85,6 @@ pub async fn take(
         Some(_) => Kind::Incremental,
         None => Kind::Full,
     };
-    let label = begin(&stores, identity, started, kind).await?;
-
     let start_lsn = server
         .start(
             &format!("skytide {label}"),
@@ -312,129 +307,6 @@ impl Server<'_> {
     }
 }
 
-/// What the WAL from the parent's start to this backup's start has changed. It comes from the stores; what is not there
-/// yet, from the server's own directory.
-async fn changes(
-    stores: &Stores,
-    parent: &Backup,
-    timeline: TimelineId,
-    start_lsn: Lsn,
-    data_dir: &Path,
-    progress: &Progress,
-) -> Result<Changes, BackupError> {
-    let summary = &parent.summary;
-    let size = crate::SegmentSize::new(summary.segment_bytes).ok_or(BackupError::GivenUp)?;
-    let restorer = Restorer::new(stores.all().to_vec(), Some(summary.system_identifier));
-    let history = history(&restorer, timeline).await?;
-    let own = parent.timeline().ok_or(BackupError::GivenUp)?;
-    let from_here = history
-        .range_of(own)
-        .is_some_and(|(_, left)| left.is_none_or(|left| left >= summary.stop_lsn));
-    let refuse = |what: String| BackupError::NoIncremental {
-        parent: summary.label.clone(),
-        what,
-    };
-    if !from_here {
-        return Err(refuse(format!("timeline {timeline} does not come from it")));
-    }
-    let (first, last) = (
-        SegmentNo::holding(summary.start_lsn, size),
-        SegmentNo::ending_at(start_lsn, size),
-    );
-    let count = (last.as_u64() + 1).saturating_sub(first.as_u64());
-    progress.enter("reading WAL", count * size.bytes());
-    let expected = Expected {
-        system_id: Some(summary.system_identifier),
-        timelines: Timelines::UpTo(timeline),
-        ..Expected::default()
-    };
-    let mut decoder = Decoder::new(first.start(size), size, expected);
-    let mut changes = Changes::default();
-    for number in (first.as_u64()..=last.as_u64()).map(SegmentNo::new) {
-        let owner = history.owner_of_segment(number, size);
-        let name = SegmentName::new(owner, number, size).ok_or(BackupError::GivenUp)?;
-        let bytes = segment(&restorer, name, data_dir).await?.ok_or_else(|| {
-            refuse(format!(
-                "WAL segment {name} is neither in the stores nor in pg_wal"
-            ))
-        })?;
-        let mut feed = decoder.feed(&bytes);
-        loop {
-            match feed.next_record() {
-                // From our own start on everything is replayed.
-                Ok(Some(record)) if record.lsn >= start_lsn => return Ok(changes),
-                Ok(Some(record)) => changes.see(&record).map_err(|error| refuse(error.to_string()))?,
-                Ok(None) => break,
-                Err(error) if error.lsn >= start_lsn => return Ok(changes),
-                Err(error) => {
-                    return Err(BackupError::UnreadableWal {
-                        lsn: error.lsn,
-                        what: error.to_string(),
-                    });
-                }
-            }
-        }
-        progress.add(size.bytes());
-    }
-    Ok(changes)
-}
-
-/// A segment's bytes from the stores, or from the server's directory. Once more from the stores: it may have been
-/// archived and put to another use between the two.
-async fn segment(
-    restorer: &Restorer,
-    name: SegmentName,
-    data_dir: &Path,
-) -> Result<Option<Vec<u8>>, BackupError> {
-    for _ in 0..2 {
-        if let Some(served) = restorer.fetch_whole(WalFileName::Segment(name)).await? {
-            return Ok(Some(served.bytes));
-        }
-        let path = data_dir.join("pg_wal").join(name.to_string());
-        match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            read => return Ok(Some(read.to("read", &path)?)),
-        }
-    }
-    Ok(None)
-}
-
-/// The parent, and what has changed since.
-struct Base {
-    files: HashMap<String, manifest::File>,
-    changes: Changes,
-}
-
-impl Base {
-    /// The parent's streams are ours' second, third, …
-    fn new(parent: &Backup, changes: Changes) -> Base {
-        let mut files = HashMap::with_capacity(parent.contents.files.len());
-        for file in &parent.contents.files {
-            let mut file = file.clone();
-            file.extents.iter_mut().for_each(|extent| extent.source += 1);
-            files.insert(file.path.clone(), file);
-        }
-        Base { files, changes }
-    }
-
-    /// The parent's file and which blocks of ours to read, if not all.
-    fn of(&self, found: &Found) -> Option<(&manifest::File, std::collections::BTreeSet<u32>)> {
-        let path = RelationPath::parse(&found.path).filter(|path| path.fork == 0)?;
-        let before = self.files.get(&found.path)?;
-        let blocks = |bytes: u64| u32::try_from(bytes / PAGE as u64).ok();
-        if found.bytes % PAGE as u64 != 0 || before.bytes % PAGE as u64 != 0 {
-            return None;
-        }
-        match self
-            .changes
-            .of(&path, blocks(found.bytes)?, blocks(before.bytes)?)
-        {
-            ToRead::All => None,
-            ToRead::Blocks(blocks) => Some((before, blocks)),
-        }
-    }
-}
-
 struct Copier {
     writer: ContentWriter,
     files: Vec<Found>,
@@ -558,10 +430,9 @@ impl Copier {
                 // It was cut meanwhile, and what is missing here replay cuts, too.
                 page.get_mut(count..).unwrap_or_default().fill(0);
             }
-            if self.check_from.is_some() && count == PAGE && self.is_damaged_page(found, &page, *block) {
-                if self.is_damaged(found, file, *block) {
-                    damaged.push(*block);
-                }
+            let is_damaged = count == PAGE && self.is_damaged_page(found, &page, *block);
+            if is_damaged && self.is_damaged(found, file, *block) {
+                damaged.push(*block);
             }
             filler.append(&self.writer, &page, &mut extents).await?;
             self.read.fetch_add(page_bytes, Ordering::Relaxed);

@@ -10,6 +10,7 @@ pub mod changes;
 pub mod content;
 mod error;
 mod files;
+mod incremental;
 pub mod local;
 pub mod manifest;
 pub mod page;
@@ -25,9 +26,8 @@ pub mod wal;
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use error::BackupError;
 pub use manifest::{Backup, Summary};
@@ -171,17 +171,37 @@ pub struct Progress {
     pub done: AtomicU64,
     /// An estimate; 0 while nothing is known.
     pub total: AtomicU64,
-    phase: Mutex<String>,
+    phases: Mutex<Phases>,
+}
+
+#[derive(Debug, Default)]
+struct Phases {
+    now: String,
+    /// With what was done at their ends.
+    ended: Vec<(String, u64)>,
 }
 
 impl Progress {
+    /// What is done now; empty before anything is.
     pub fn phase(&self) -> String {
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.phases().now.clone()
+    }
+
+    /// What was done at the end of a phase, the last of this name.
+    pub fn ended(&self, phase: &str) -> Option<u64> {
+        let phases = self.phases();
+        let ended = phases.ended.iter().rev().find(|(name, _)| name == phase);
+        ended.map(|(_, done)| *done)
+    }
+
+    fn phases(&self) -> MutexGuard<'_, Phases> {
+        self.phases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn enter(&self, phase: impl Into<String>, total: u64) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase.into();
-        self.done.store(0, Ordering::Relaxed);
+        let mut phases = self.phases();
+        let before = std::mem::replace(&mut phases.now, phase.into());
+        phases.ended.push((before, self.done.swap(0, Ordering::Relaxed)));
         self.total.store(total, Ordering::Relaxed);
     }
 

@@ -36,8 +36,13 @@ pub struct Purge {
     pub partials: Vec<PartialName>,
 }
 
-/// The backups that stay and those that go, both oldest first.
-pub fn decide(mut backups: Vec<Summary>, keep: Keep, now: i64) -> (Vec<Summary>, Vec<Summary>) {
+/// The backups that stay and those that go, both oldest first. What `claimed` names is in use.
+pub fn decide(
+    mut backups: Vec<Summary>,
+    keep: Keep,
+    claimed: &[Label],
+    now: i64,
+) -> (Vec<Summary>, Vec<Summary>) {
     backups.sort_by(|a, b| a.label.cmp(&b.label));
     if keep == Keep::default() {
         return (backups, Vec::new());
@@ -60,6 +65,7 @@ pub fn decide(mut backups: Vec<Summary>, keep: Keep, now: i64) -> (Vec<Summary>,
         let last = old.iter().max_by_key(|backup| backup.finished);
         wanted.extend(last.map(|backup| backup.label.clone()));
     }
+    wanted.extend(claimed.iter().cloned());
     // The newest backup is never too many.
     wanted.extend(backups.last().map(|backup| backup.label.clone()));
     // What is built on a kept one stays with it, and what a kept one is built on.
@@ -126,23 +132,25 @@ pub async fn plan(
     // One that cannot be read is neither purged nor counted, and its WAL not known: nothing goes.
     let backups = list(&alone).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
     let now = unix_now();
-    let (kept, dropped) = decide(backups, keep, now);
-    let mut purge = Purge {
-        backups: dropped,
-        ..Purge::default()
-    };
+    let mut purge = Purge::default();
+    let mut claimed = Vec::new();
     for label in unfinished(&**store).await? {
-        let started = store.get(&label.claim()).await?;
-        let text = started
+        let note = store.get(&label.claim()).await?;
+        let text = note
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default();
-        let started = text
-            .lines()
-            .find_map(|line| line.strip_prefix("started = ")?.parse::<i64>().ok());
-        if started.is_none_or(|started| started < now - DEAD_AFTER) {
-            purge.unfinished.push(label);
+        let line = |key: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "))
+        };
+        let started = line("started").and_then(|started| started.parse::<i64>().ok());
+        match started.is_none_or(|started| started < now - DEAD_AFTER) {
+            true => purge.unfinished.push(label),
+            false => claimed.extend(line("parent").and_then(|parent| parent.parse().ok())),
         }
     }
+    let (kept, dropped) = decide(backups, keep, &claimed, now);
+    purge.backups = dropped;
     if with_wal && let Some(first) = kept.first() {
         let size = SegmentSize::new(first.segment_bytes);
         let size = size.ok_or_else(|| BackupError::BadManifest {
@@ -272,7 +280,7 @@ mod tests {
             full,
             age: age.map(|days| Duration::from_secs(days * DAY as u64)),
         };
-        let decide = |keep| days(&decide(all.clone(), keep, now).0);
+        let decide = |keep| days(&decide(all.clone(), keep, &[], now).0);
         assert_eq!(decide(Keep::default()), [1, 2, 3, 4, 5]);
         assert_eq!(decide(keep(Some(1), None)), [4, 5]);
         assert_eq!(decide(keep(Some(2), None)), [1, 2, 3, 4, 5]);
@@ -280,6 +288,13 @@ mod tests {
         // Day 3 is what the window's first moment is reached from; it needs 1 and 2.
         assert_eq!(decide(keep(None, Some(2))), [1, 2, 3, 4, 5]);
         assert_eq!(decide(keep(Some(0), Some(0))), [4, 5], "the newest one stays");
+        let claimed = [all[1].label.clone()];
+        let kept = super::decide(all.clone(), keep(Some(1), None), &claimed, now).0;
+        assert_eq!(
+            days(&kept),
+            [1, 2, 4, 5],
+            "an incremental is being made on the second"
+        );
     }
 
     #[test]

@@ -67,11 +67,8 @@ impl TargetDirs {
     pub fn check(&self, delta: bool) -> Result<(), BackupError> {
         let roots: Vec<&PathBuf> = self.roots().collect();
         for (number, root) in roots.iter().enumerate() {
-            let others = roots.iter().enumerate().filter(|(other, _)| *other != number);
-            if let Some((_, other)) = others
-                .map(|(n, r)| (n, r))
-                .find(|(_, other)| root.starts_with(other))
-            {
+            let mut others = roots.iter().enumerate().filter(|(other, _)| *other != number);
+            if let Some((_, other)) = others.find(|(_, other)| root.starts_with(other)) {
                 return Err(refused(
                     root,
                     &format!("lies in {}, which is restored too", other.display()),
@@ -243,7 +240,7 @@ fn clear(dir: &Path, keep: &HashSet<PathBuf>, dirs: &HashSet<PathBuf>) -> Result
         }
         if kind.is_dir() {
             removed += clear(&path, keep, dirs)?;
-            if !dirs.contains(&path) && !name.to_str().is_some_and(|name| name == "pg_wal") {
+            if !dirs.contains(&path) && name != "pg_wal" {
                 std::fs::remove_dir(&path).to("remove", &path)?;
             }
         } else if kind.is_symlink() && name == "pg_wal" {

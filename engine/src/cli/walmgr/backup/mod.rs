@@ -34,7 +34,8 @@ async fn shown<T>(context: &Context, progress: &Arc<Progress>, work: impl Future
         };
         let phase = progress.phase();
         if bar.as_ref().is_none_or(|(shown, _)| *shown != phase) && !phase.is_empty() {
-            if let Some((_, bar)) = bar.take() {
+            if let Some((shown, mut bar)) = bar.take() {
+                bar.set(progress.ended(&shown).unwrap_or(0));
                 bar.finish();
             }
             let measure = match phase.as_str() {
