@@ -158,6 +158,11 @@ async fn missing_is_1_and_trouble_stops_recovery() {
             .with(255, &["not the name of a WAL file"]);
         stage.archive_file(name).with(2, &["not the name of a WAL file"]);
     }
+    // Nothing that goes wrong may look like the end of the WAL.
+    stage.walmgr(&["restore-wal", &name]).with(255, &["Usage"]);
+    stage
+        .walmgr(&["--set", "colour=red", "restore-wal", &name, "x"])
+        .with(255, &["colour"]);
     // The store's file system is not mounted.
     fs::rename(stage.store(), stage.path("away")).unwrap();
     stage.restore_file(&name, &target).with(255, &["store"]);
@@ -275,10 +280,14 @@ async fn an_unfinished_segment_is_served_up_to_its_last_record() {
     let row = stage
         .client()
         .await
-        .query_one("select pg_walfile_name(pg_current_wal_insert_lsn())", &[])
+        .query_one(
+            "select pg_walfile_name(lsn), lsn::text from pg_current_wal_insert_lsn() lsn",
+            &[],
+        )
         .await
         .unwrap();
-    let last: String = row.get(0);
+    let (last, end): (String, String) = (row.get(0), row.get(1));
+    let end: Lsn = end.parse().unwrap();
     let wanted = content(&stage.server).await;
     stage.server.kill().unwrap();
     let wal = fs::read(stage.server.data_dir().join("pg_wal").join(&last)).unwrap();
@@ -302,13 +311,13 @@ async fn an_unfinished_segment_is_served_up_to_its_last_record() {
     fs::remove_file(stored).unwrap();
 
     // As it is received: piece by piece, the last one ending in the middle of a record.
-    let data = wal.iter().rposition(|byte| *byte != 0).unwrap();
     let store = DirStore::open(&stage.store()).unwrap();
     let segment: SegmentName = last.parse().unwrap();
     let size = SegmentSize::new(wal.len() as u32).unwrap();
     let start = segment.start(size).unwrap();
+    let data = end.bytes_since(start).unwrap() as usize;
     let mut at = 0;
-    for (number, chunk) in wal[..data + 1].chunks(10_000).enumerate() {
+    for (number, chunk) in wal[..data].chunks(10_000).enumerate() {
         let piece = WalPiece {
             start_lsn: Lsn::new(start.as_u64() + 10_000 * number as u64),
             boundary: Boundary {
@@ -324,7 +333,7 @@ async fn an_unfinished_segment_is_served_up_to_its_last_record() {
             .unwrap();
     }
     let torn = WalPiece {
-        start_lsn: Lsn::new(start.as_u64() + data as u64 + 1),
+        start_lsn: end,
         boundary: Boundary {
             lsn: start,
             last_record: None,
@@ -336,6 +345,8 @@ async fn an_unfinished_segment_is_served_up_to_its_last_record() {
         .append(&layout::partial_of(segment), at, content_of_torn)
         .await
         .unwrap();
+    drop(store);
+    stage.give_to_server("store/partial");
     let restored = stage.restored(&base, "from_pieces", &[]).await;
     assert_eq!(content(&restored.0).await, wanted);
 
@@ -344,7 +355,7 @@ async fn an_unfinished_segment_is_served_up_to_its_last_record() {
     let served = fs::read(&target).unwrap();
     assert_eq!(served.len(), wal.len(), "recovery is given whole segments");
     assert!(
-        served[data + 1..].iter().all(|byte| *byte == 0),
+        served[data..].iter().all(|byte| *byte == 0),
         "and nothing behind the last record"
     );
 }

@@ -8,18 +8,22 @@ fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _scenario = stop_points::arm();
     let call = cli::compat::Call::from_env();
+    if call.restores() {
+        stop_recovery_on_panic();
+    }
     if let Some(answer) = cli::walmgr::client::quick(call.arguments()) {
         return answer;
     }
     let cli = match cli::parse(&call) {
         Ok(cli) => cli,
-        Err(refusal) => return call.usage_exit(refusal.print().is_ok(), refusal.exit_code()),
+        Err(refusal) => return call.failed(call.usage_exit(refusal.print().is_ok(), refusal.exit_code())),
     };
     let verbosity = cli.globals.verbosity();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return failure::report(&anyhow::Error::new(error).context("start the runtime"), verbosity);
+            let error = anyhow::Error::new(error).context("start the runtime");
+            return call.failed(failure::report(&error, verbosity));
         }
     };
     let result = runtime.block_on(cli::run(cli));
@@ -27,8 +31,17 @@ fn main() -> ExitCode {
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match result {
         Ok(outcome) => outcome.exit_code(),
-        Err(error) => failure::report(&error, verbosity),
+        Err(error) => call.failed(failure::report(&error, verbosity)),
     }
+}
+
+/// A panic's own exit code would tell PostgreSQL that a file of WAL does not exist.
+fn stop_recovery_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(i32::from(cli::walmgr::STOP_RECOVERY));
+    }));
 }
 
 /// Places where a test wants the program to stop, to be killed there.

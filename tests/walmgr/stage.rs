@@ -115,6 +115,17 @@ impl Stage {
         self.dir.path().join(name)
     }
 
+    /// What we wrote there may be another user's than the server's.
+    pub fn give_to_server(&self, name: &str) {
+        let chown = Command::new("chown")
+            .arg("-R")
+            .arg(format!("--reference={}", self.store().display()))
+            .arg(self.path(name))
+            .output()
+            .unwrap();
+        assert!(chown.status.success(), "{chown:?}");
+    }
+
     pub fn conf(&self) -> PathBuf {
         self.path("wal.ini")
     }
@@ -288,15 +299,15 @@ impl Stage {
         let touched = self.server.command("/bin/touch").arg(signal).output().unwrap();
         assert!(touched.status.success(), "{touched:?}");
         let restored = self.start(name, settings).await;
-        let client = restored.0.connect("postgres").await.unwrap();
-        wait::until_eq("pg_is_in_recovery", false, PATIENCE, async || {
-            Ok(client
-                .query_one("select pg_is_in_recovery()", &[])
-                .await?
-                .get::<_, bool>(0))
-        })
-        .await
-        .unwrap();
+        // A new connection each time: the server may end those of its hot standby.
+        let recovered = wait::until_eq("pg_is_in_recovery", false, PATIENCE, async || {
+            let client = restored.0.connect("postgres").await?;
+            let row = client.query_one("select pg_is_in_recovery()", &[]).await?;
+            Ok(row.get::<_, bool>(0))
+        });
+        if let Err(error) = recovered.await {
+            panic!("{error:?}\n{}", restored.0.log_tail());
+        }
         restored
     }
 

@@ -65,6 +65,9 @@ pub enum RestoreError {
         location: String,
         what: &'static str,
     },
+    /// Recovery must not take it for the end of the WAL: more likely another place is meant.
+    #[error("nothing was ever archived in {locations}: is that the right place?")]
+    Unclaimed { locations: String },
     #[error("the stores hold different clusters")]
     Mixed(#[source] IdentityError),
     #[error(transparent)]
@@ -110,8 +113,14 @@ impl Restorer {
     /// The file, if a store has all of it.
     pub async fn fetch_whole(&self, name: WalFileName) -> Result<Option<Served>, RestoreError> {
         let mut trouble = None;
+        let mut claimed = false;
         for number in 0..self.stores.len() {
-            match self.fetch_from(number, name).await {
+            let asked = self.fetch_from(number, name).await;
+            claimed |= self
+                .identities
+                .get(number)
+                .is_some_and(|known| known.get().is_some());
+            match asked {
                 Ok(Asked::Served(served)) => return Ok(Some(served)),
                 Ok(Asked::Missing) => {}
                 Err(error) => {
@@ -121,7 +130,16 @@ impl Restorer {
                 }
             }
         }
-        trouble.map_or(Ok(None), Err)
+        match trouble {
+            Some(trouble) => Err(trouble),
+            None if claimed => Ok(None),
+            None => {
+                let locations: Vec<&str> = self.stores.iter().map(|store| store.location()).collect();
+                Err(RestoreError::Unclaimed {
+                    locations: locations.join(", "),
+                })
+            }
+        }
     }
 
     /// A store that nobody has claimed is empty, and has no identity.

@@ -1,5 +1,6 @@
 //! What is measured, one file a scenario.
 
+mod archive;
 mod backup;
 mod capture;
 mod catch_up;
@@ -42,12 +43,14 @@ pub enum Scenario {
     Parser,
     /// What capture costs the provider's users.
     Cost,
+    /// Archiving WAL, beside pgBackRest.
+    Archive,
     /// Base backups and restores.
     Backup,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 9] = [
+    pub const ALL: [Scenario; 10] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -56,6 +59,7 @@ impl Scenario {
         Scenario::Capture,
         Scenario::Parser,
         Scenario::Cost,
+        Scenario::Archive,
         Scenario::Backup,
     ];
 
@@ -69,6 +73,7 @@ impl Scenario {
             Scenario::Capture => "capture",
             Scenario::Parser => "parser",
             Scenario::Cost => "cost",
+            Scenario::Archive => "archive",
             Scenario::Backup => "backup",
         }
     }
@@ -83,6 +88,7 @@ impl Scenario {
             Scenario::Capture => "Capture",
             Scenario::Parser => "Decoding alone",
             Scenario::Cost => "Cost for the provider",
+            Scenario::Archive => "Archiving WAL",
             Scenario::Backup => "Base backup and restore",
         }
     }
@@ -97,6 +103,7 @@ impl Scenario {
             Scenario::Capture => Box::pin(capture::run(effort)).await,
             Scenario::Parser => parser::run(effort),
             Scenario::Cost => Box::pin(cost::run(effort)).await,
+            Scenario::Archive => Box::pin(archive::run(effort)).await,
             Scenario::Backup => Box::pin(backup::run(effort)).await,
         }
     }

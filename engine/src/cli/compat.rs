@@ -53,6 +53,21 @@ impl Call {
         &self.arguments
     }
 
+    /// Whether PostgreSQL's recovery may be waiting for the exit code (`restore_command`).
+    pub fn restores(&self) -> bool {
+        let mut words = self.arguments.iter().skip(1);
+        words.next().is_some_and(|word| word == "walmgr")
+            && words.any(|word| word == "restore-wal" || word == "xrestore")
+    }
+
+    /// The exit code of a failure. Recovery takes small ones as "there is no such file", and would end.
+    pub fn failed(&self, code: ExitCode) -> ExitCode {
+        match self.restores() && code != ExitCode::SUCCESS {
+            true => ExitCode::from(super::walmgr::STOP_RECOVERY),
+            false => code,
+        }
+    }
+
     /// The exit code for arguments that were not understood, or for `--help`.
     /// The old programs left with 1 where we leave with 2.
     pub fn usage_exit(&self, printed: bool, code: i32) -> ExitCode {

@@ -26,7 +26,9 @@ fn full() -> Vec<u8> {
 fn switched(inserts: &[usize]) -> Vec<u8> {
     let mut sample = Sample::new(Major::V17);
     sample.commit(5_000_000);
-    inserts.iter().for_each(|bytes| drop(sample.insert(*bytes)));
+    for bytes in inserts {
+        sample.insert(*bytes);
+    }
     sample.commit(6_000_000);
     sample.switch();
     sample.bytes
@@ -104,6 +106,9 @@ async fn every_flipped_bit_that_matters_is_refused() {
     let stage = Stage::new(1, 1);
     let bytes = switched(&[100, 9000]);
     let data = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    // The store knows whose it is.
+    stage.archive(FIRST, &bytes).await.unwrap();
+    std::fs::remove_file(stage.stored(0, FIRST)).unwrap();
     // Headers bit by bit, of the first page and of a later one; then a bit of every eleventh byte.
     let bits = (0..80 * 8)
         .chain(8192 * 8..8240 * 8)
@@ -123,7 +128,6 @@ async fn every_flipped_bit_that_matters_is_refused() {
                 let size = crate::SegmentSize::new(1 << 20).unwrap();
                 assert_eq!(first_difference(start, size, &kept, &bytes), None, "bit {bit}");
                 std::fs::remove_file(path).unwrap();
-                std::fs::remove_file(stage.dir.path().join("0/identity")).unwrap();
             }
         }
     }
@@ -165,7 +169,9 @@ async fn of_two_beginnings_the_longer_one_is_kept() {
     let partial = format!("{FIRST}.partial");
     let beginning = |inserts: usize| {
         let mut sample = Sample::new(Major::V17);
-        (0..inserts).for_each(|n| drop(sample.insert(100 + n)));
+        for n in 0..inserts {
+            sample.insert(100 + n);
+        }
         (sample.end(), sample.bytes)
     };
     let (_, short) = beginning(3);
@@ -212,6 +218,19 @@ async fn texts_belong_to_the_cluster_that_has_segments_there() {
     let error = stage.archive("00000002.history", other).await.unwrap_err();
     assert!(matches!(error, ArchiveError::OtherText { .. }), "{error}");
     assert!(stage.archive("00000003.history", b"rubbish").await.is_err());
+}
+
+#[tokio::test]
+async fn an_archive_that_nobody_has_used_is_not_the_end_of_the_wal() {
+    let stage = Stage::new(2, 1);
+    let error = stage.restorer().fetch(name(FIRST)).await.unwrap_err();
+    assert!(matches!(error, RestoreError::Unclaimed { .. }), "{error}");
+    // One of two is new.
+    std::fs::rename(stage.dir.path().join("1"), stage.dir.path().join("away")).unwrap();
+    stage.archive(FIRST, &full()).await.unwrap();
+    std::fs::create_dir(stage.dir.path().join("1")).unwrap();
+    let missing = stage.restorer().fetch(name("0000000100000000000000FF")).await;
+    assert_eq!(missing.unwrap(), None);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Where WAL and backups are kept: a directory, another host's daemon, or object storage.
+//! Where WAL and backups are kept: a directory, or another host's daemon.
 //!
 //! A store keeps two kinds of things. *Objects* are put whole and never change. *Partials* grow by whole
 //! pieces, and are what has arrived of a segment that is still being written. What lies under which name, and
@@ -122,7 +122,7 @@ pub struct ListedPartial {
 ///
 /// Calls may run at the same time, from several tasks and several processes.
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Where it is, for people: `/srv/wal`, `db2:5480`, `s3://bucket/path`.
+    /// Where it is, for people: `/srv/wal`, `peer://db2:5480`.
     fn location(&self) -> &str;
 
     /// Keeps a new object of at most [`MAX_OBJECT_BYTES`]. If the name is taken, nothing changes.

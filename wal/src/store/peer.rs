@@ -5,7 +5,6 @@ mod tls;
 mod wire;
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -316,11 +315,6 @@ impl Store for PeerStore {
             self.call("delete a partial", request).await.map(drop)
         })
     }
-}
-
-/// Where a server of stores listens.
-pub async fn listen(address: SocketAddr) -> io::Result<tokio::net::TcpListener> {
-    tokio::net::TcpListener::bind(address).await
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
 use super::wire::{self, Ask, Request};
-use super::{archive, restore};
+use super::{archive, restore, store};
 use crate::cli::failure::Failure;
 use crate::cli::{Context, Outcome};
 use crate::config::settings::{StoreAt, WalmgrSettings};
@@ -54,6 +54,7 @@ pub async fn run(args: &DaemonArgs, settings: WalmgrSettings, context: &Context)
         ),
         restore_timeout: settings.restore_timeout,
     });
+    store::sweep(&settings)?;
     let socket = Socket::bind(&settings.socket)?;
     daemon.health.ready();
     let serving = serve_peers(&settings, context).await?;

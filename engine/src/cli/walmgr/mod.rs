@@ -8,6 +8,8 @@ mod restore;
 mod store;
 mod wire;
 
+pub use restore::STOP as STOP_RECOVERY;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};

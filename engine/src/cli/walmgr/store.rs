@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -10,6 +11,7 @@ use skytide_wal::WalFileName;
 use skytide_wal::control::{self, ControlError, ControlFile};
 use skytide_wal::store::identity::{Identity, IdentityError};
 use skytide_wal::store::{DirStore, PeerStore, Store, StoreError, layout};
+use tracing::info;
 
 use crate::cli::failure::{Advice, Failure};
 use crate::cli::{Context, Outcome};
@@ -30,6 +32,19 @@ fn open(at: &StoreAt, settings: &WalmgrSettings) -> anyhow::Result<Arc<dyn Store
             Arc::new(PeerStore::new(host, *port, tls)?)
         }
     })
+}
+
+/// Removes from the directories what was being written when its writer died.
+pub fn sweep(settings: &WalmgrSettings) -> anyhow::Result<()> {
+    for at in &settings.stores {
+        if let StoreAt::Dir(path) = at {
+            let swept = DirStore::open(path)?.sweep(SystemTime::now())?;
+            if swept > 0 {
+                info!(store = %path.display(), files = swept, "removed what was never finished");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The cluster of the configured data directory.

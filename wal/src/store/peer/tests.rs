@@ -49,7 +49,7 @@ struct Side {
 async fn start(dir: &Path, port: u16) -> Side {
     let root = dir.join("store");
     let store: Arc<dyn Store> = Arc::new(DirStore::create(&root).unwrap());
-    let listener = listen(([127, 0, 0, 1], port).into()).await.unwrap();
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let config = tls(dir, "server").server().unwrap();
     let (stop, stopped) = oneshot::channel();
@@ -87,6 +87,16 @@ async fn strangers_are_not_let_in_and_not_believed() {
 
     let misnamed = PeerStore::new("127.0.0.2", side.port, &tls(dir.path(), "client")).unwrap();
     assert!(misnamed.get(&name).await.is_err());
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let tls = tls(dir.path(), "client");
+    std::fs::set_permissions(&tls.key, PermissionsExt::from_mode(0o640)).unwrap();
+    assert!(matches!(tls.client(), Err(PeerTlsError::KeyPermissions { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

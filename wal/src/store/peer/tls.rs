@@ -1,5 +1,6 @@
 //! Who may speak to whom: both sides have a certificate of one authority, which is made for this.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ pub enum PeerTlsError {
         #[source]
         source: rustls::pki_types::pem::Error,
     },
+    #[error("private key {} can be read by others: chmod 600 it", path.display())]
+    KeyPermissions { path: PathBuf },
     #[error("{what} {} holds no certificate", path.display())]
     Empty { what: &'static str, path: PathBuf },
     #[error("{0:?} is neither a host name nor an address")]
@@ -75,6 +78,12 @@ impl PeerTls {
     }
 
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, PeerTlsError> {
+        // A file that is not there is told of below.
+        if std::fs::metadata(&self.key).is_ok_and(|meta| meta.mode() & 0o077 != 0) {
+            return Err(PeerTlsError::KeyPermissions {
+                path: self.key.clone(),
+            });
+        }
         PrivateKeyDer::from_pem_file(&self.key).map_err(|source| PeerTlsError::File {
             what: "private key",
             path: self.key.clone(),
