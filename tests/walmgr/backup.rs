@@ -799,7 +799,7 @@ mod crash {
         flush(&stage).await;
         for step in ["purge::manifest", "purge::wal"] {
             stage.killed_at(step, &["purge", "--keep", "1"]).await;
-            assert_eq!(labels(&stage), [second.clone()], "{step}");
+            assert_eq!(labels(&stage), std::slice::from_ref(&second), "{step}");
             stage.walmgr(&["verify"]).with(0, &[]);
         }
         restore(&stage, "latest", "restored", &[]).with(0, &[]);

@@ -55,12 +55,12 @@ impl Sample {
     }
 
     fn at_page_start(&self) -> bool {
-        self.bytes.len() as u64 % PAGE == 0
+        (self.bytes.len() as u64).is_multiple_of(PAGE)
     }
 
     /// A page header, if one is due before the next record.
     pub fn open_page(&mut self, flags: u16) {
-        while self.bytes.len() % 8 != 0 {
+        while !self.bytes.len().is_multiple_of(8) {
             self.bytes.push(0);
         }
         if self.at_page_start() {

@@ -124,13 +124,12 @@ impl Link {
         let mut last_record = self.last_record;
         let mut crossed = false;
         match self.open {
+            // Without a first record nothing is known yet: the WAL ends where the segment begins.
+            Some(_) if report.head.announced == 0 && report.first_record.is_none() => {}
             Some(open) if report.head.announced == 0 => {
-                // Without a first record nothing is known yet: the WAL ends where the segment begins.
-                if report.first_record.is_some() && report.replaces != Some(open.lsn) {
-                    return Err(ChainError::Replaced {
-                        expected: Some(open.lsn),
-                        found: report.replaces,
-                    });
+                let (expected, found) = (Some(open.lsn), report.replaces);
+                if found != expected {
+                    return Err(ChainError::Replaced { expected, found });
                 }
             }
             Some(open) => {
