@@ -49,12 +49,14 @@ pub fn decide(
     }
     let mut wanted: BTreeSet<Label> = BTreeSet::new();
     if let Some(count) = keep.full {
-        let newest = backups
-            .iter()
-            .rev()
-            .filter(|backup| backup.kind == Kind::Full)
-            .take(count);
-        wanted.extend(newest.map(|backup| backup.label.clone()));
+        let full = backups.iter().rev().filter(|backup| backup.kind == Kind::Full);
+        let counted: BTreeSet<&Label> = full.take(count).map(|backup| &backup.label).collect();
+        // With what was built on them.
+        let built = backups.iter().filter(|backup| {
+            let mut ground = backup.sources.iter().chain(&backup.parent);
+            counted.contains(&backup.label) || ground.any(|label| counted.contains(label))
+        });
+        wanted.extend(built.map(|backup| backup.label.clone()));
     }
     if let Some(age) = keep.age {
         let since = now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
@@ -68,18 +70,7 @@ pub fn decide(
     wanted.extend(claimed.iter().cloned());
     // The newest backup is never too many.
     wanted.extend(backups.last().map(|backup| backup.label.clone()));
-    // What is built on a kept one stays with it, and what a kept one is built on.
-    let kept_full = wanted.clone();
-    for backup in &backups {
-        let root = backup
-            .sources
-            .iter()
-            .chain(&backup.parent)
-            .any(|label| kept_full.contains(label));
-        if keep.full.is_some() && root {
-            wanted.insert(backup.label.clone());
-        }
-    }
+    // And what a kept one is built on.
     loop {
         let needed: Vec<Label> = backups
             .iter()
