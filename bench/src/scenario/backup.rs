@@ -15,7 +15,7 @@ use crate::program::Program;
 use crate::rig::DEADLINE;
 
 /// Rows whose text shrinks to a third or so, as data does.
-const FILL: &str = "insert into big select n, n * 7919 % 1000003, md5(n::text) || ' some words that come again and again ' \
+const FILL: &str = "insert into big select n, n * 7919::bigint % 1000003, md5(n::text) || ' some words that come again and again ' \
                     || md5((n / 10)::text) from generate_series(1, $1) n";
 const BYTES_A_ROW: f64 = 160.0;
 
