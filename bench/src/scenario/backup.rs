@@ -225,10 +225,9 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
         .client
         .execute(&FILL.replace("$1", &rows.to_string()), &[])
         .await?;
-    place
-        .client
-        .batch_execute("alter table big add primary key (id); vacuum big; checkpoint")
-        .await?;
+    for statement in ["alter table big add primary key (id)", "vacuum big", "checkpoint"] {
+        place.client.batch_execute(statement).await?;
+    }
     if place.pgbackrest {
         place.theirs(&["--no-online", "stanza-create"])?;
     }
