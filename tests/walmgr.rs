@@ -1,5 +1,6 @@
 //! WAL goes into stores and comes back, or somebody is told exactly why not.
 
+mod backup;
 mod copy;
 mod kills;
 mod receive;

@@ -90,6 +90,10 @@ pub struct Stage {
 impl Stage {
     /// A server that is set to archive but does not yet: `archive_command` fails until [`Stage::archive`].
     pub async fn new() -> Stage {
+        Stage::with(Options::default()).await
+    }
+
+    pub async fn with(options: Options) -> Stage {
         let dir = tempfile::tempdir().unwrap();
         // The server's user works in it, and it may be another one than ours.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
@@ -97,7 +101,7 @@ impl Stage {
         if std::fs::hard_link(PROGRAM, &program).is_err() {
             std::fs::copy(PROGRAM, &program).unwrap();
         }
-        let options = Options::default()
+        let options = options
             .with("archive_mode", "on")
             .with("archive_command", "/bin/false");
         let server = Server::start(options).await.unwrap();
@@ -341,6 +345,52 @@ impl Stage {
     pub async fn started(&self, base: &Path, name: &str) -> Restored {
         self.placed(base, name);
         self.start(name, &[]).await
+    }
+
+    /// Runs the program until it stops itself at a failpoint, and kills it there.
+    pub async fn killed_at(&self, step: &str, arguments: &[&str]) {
+        let mut command = self.command(arguments);
+        command
+            .env("SKYTIDE_STOP_AT", format!("{step}=1"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let mut running = Daemon(command.spawn().unwrap());
+        running.stands_still().await;
+        running.kill();
+    }
+
+    /// A directory of the server's user in the stage's.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        let made = self
+            .server
+            .command("/bin/mkdir")
+            .args(["-p".as_ref(), path.as_os_str()])
+            .output();
+        assert!(made.unwrap().status.success());
+        path
+    }
+
+    /// Starts what was restored into the stage's directory `name`, as it was told to recover.
+    pub async fn recovered(&self, name: &str) -> Restored {
+        let options = Options {
+            dir: Where::Persistent(self.path(name)),
+            major: Some(self.server.version().major),
+            port: Some(free_port().unwrap()),
+            ..Options::default()
+        };
+        let options = options.with("archive_mode", "off").with("shared_buffers", "32MB");
+        let restored = Restored(Server::start(options).await.unwrap());
+        let client = restored.0.connect("postgres").await.unwrap();
+        wait::until_eq("pg_is_in_recovery", false, PATIENCE, async || {
+            Ok(client
+                .query_one("select pg_is_in_recovery()", &[])
+                .await?
+                .get::<_, bool>(0))
+        })
+        .await
+        .unwrap();
+        restored
     }
 
     pub fn placed(&self, base: &Path, name: &str) -> PathBuf {

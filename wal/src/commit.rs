@@ -4,6 +4,7 @@ use skytide_sql::Xid32;
 
 use crate::decode::Record;
 use crate::format::cursor::{Cursor, TooShort};
+use crate::format::record::RelationFile;
 use crate::format::rmgr::Rmgr;
 use crate::format::version::Format;
 use crate::walsender::Timestamp;
@@ -107,6 +108,30 @@ impl TransactionEnd {
         }
         Ok(())
     }
+}
+
+/// The files that a transaction's end drops; none for other records.
+pub fn dropped_files(record: &Record<'_>) -> Result<Vec<RelationFile>, TooShort> {
+    let operation = record.header.info & OPERATION;
+    let ends = [COMMIT, ABORT, COMMIT_PREPARED, ABORT_PREPARED].contains(&operation);
+    if record.rmgr() != Rmgr::TRANSACTION || !ends || record.header.info & HAS_INFO == 0 {
+        return Ok(Vec::new());
+    }
+    let mut cursor = Cursor::new(record.main_data());
+    cursor.i64()?;
+    let flags = cursor.u32()?;
+    if flags & INFO_RELATION_FILES == 0 {
+        return Ok(Vec::new());
+    }
+    if flags & INFO_DATABASE != 0 {
+        skip(&mut cursor, 8)?;
+    }
+    if flags & INFO_SUBTRANSACTIONS != 0 {
+        let count = u64::from(cursor.u32()?);
+        skip(&mut cursor, count * 4)?;
+    }
+    let count = cursor.u32()?;
+    (0..count).map(|_| RelationFile::parse(&mut cursor)).collect()
 }
 
 fn skip(cursor: &mut Cursor<'_>, bytes: u64) -> Result<(), TooShort> {

@@ -7,6 +7,8 @@
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod archive;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod backup;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod commit;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod control;

@@ -1,6 +1,7 @@
 //! What is measured, one file a scenario.
 
 mod archive;
+mod backup;
 mod capture;
 mod catch_up;
 mod copy;
@@ -53,10 +54,12 @@ pub enum Scenario {
     Archive,
     /// WAL by streaming, up to the last record.
     Receive,
+    /// Base backups and restores.
+    Backup,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 12] = [
+    pub const ALL: [Scenario; 13] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -69,6 +72,7 @@ impl Scenario {
         Scenario::Ticker,
         Scenario::Archive,
         Scenario::Receive,
+        Scenario::Backup,
     ];
 
     pub fn name(self) -> &'static str {
@@ -85,6 +89,7 @@ impl Scenario {
             Scenario::Ticker => "ticker",
             Scenario::Archive => "archive",
             Scenario::Receive => "receive",
+            Scenario::Backup => "backup",
         }
     }
 
@@ -102,6 +107,7 @@ impl Scenario {
             Scenario::Ticker => "Ticker",
             Scenario::Archive => "Archiving WAL",
             Scenario::Receive => "Receiving WAL",
+            Scenario::Backup => "Base backup and restore",
         }
     }
 
@@ -119,6 +125,7 @@ impl Scenario {
             Scenario::Ticker => Box::pin(ticker::run(effort)).await,
             Scenario::Archive => Box::pin(archive::run(effort)).await,
             Scenario::Receive => Box::pin(receive::run(effort)).await,
+            Scenario::Backup => Box::pin(backup::run(effort)).await,
         }
     }
 }

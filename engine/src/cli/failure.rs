@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use skytide_sql::api::ApiError;
 use skytide_sql::install::InstallError;
 use skytide_wal::archive::ArchiveError;
+use skytide_wal::backup::BackupError;
 use skytide_wal::receive::ReceiveError;
 use skytide_wal::ship::ShipError;
 use skytide_wal::store::StoreError;
@@ -208,6 +209,7 @@ const ADVISERS: &[Adviser] = &[
     advice::<ReceiveError>,
     advice::<ShipError>,
     advice::<TailError>,
+    advice::<BackupError>,
     advice::<IdentityError>,
     advice::<StoreError>,
 ];

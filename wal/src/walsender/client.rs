@@ -297,7 +297,7 @@ impl Client {
         }
     }
 
-    async fn send(&mut self, text: &str) -> Result<(), WalsenderError> {
+    pub(super) async fn send(&mut self, text: &str) -> Result<(), WalsenderError> {
         if std::mem::replace(&mut self.busy, true) {
             return Err(WalsenderError::Abandoned);
         }
@@ -334,6 +334,22 @@ impl Client {
         }
         self.busy = false;
         refusal.map_or(Ok((self, next)), |error| Err(error.into()))
+    }
+
+    /// Reads an answer of which nothing more is wanted to its end.
+    pub(super) async fn rest_of_answer(&mut self, during: &'static str) -> Result<(), WalsenderError> {
+        let mut refusal = None;
+        loop {
+            match self.wire.receive().await? {
+                (_, Backend::Error(error)) => refusal = Some(error),
+                (_, Backend::ReadyForQuery) => break,
+                (_, Backend::ParameterStatus { name, value }) => self.server.set(name, value),
+                (_, Backend::CommandComplete | Backend::Notice(_) | Backend::Notification) => {}
+                (tag, _) => return Err(WalsenderError::Unexpected { tag, during }),
+            }
+        }
+        self.busy = false;
+        refusal.map_or(Ok(()), |error| Err(error.into()))
     }
 
     async fn one_row(&mut self, command: &'static str, text: &str) -> Result<OneRow, WalsenderError> {

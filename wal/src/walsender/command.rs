@@ -7,7 +7,7 @@ use skytide_sql::{Lsn, SlotName};
 use crate::timeline::TimelineId;
 
 /// From here on options stand in parentheses, and READ_REPLICATION_SLOT exists.
-const LIST_FORM: u32 = 150_000;
+pub(super) const LIST_FORM: u32 = 150_000;
 const TWO_PHASE: u32 = 150_000;
 const FAILOVER: u32 = 170_000;
 
@@ -187,7 +187,7 @@ pub(super) fn show(setting: &str) -> String {
 
 /// A replication command's string: its grammar knows doubled quotes and no escapes, so SQL's `E''`
 /// form would be wrong (replication/repl_scanner.l).
-fn quote_value(text: &str) -> String {
+pub(super) fn quote_value(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 

@@ -84,6 +84,12 @@ impl Frames {
         Ok(header.first().map(|&tag| Frame { tag, body }))
     }
 
+    /// The first `count` bytes of the next message's body, which is all here; fewer, if it has fewer.
+    pub fn peek_body(&mut self, count: usize) -> Result<&[u8], FrameError> {
+        let len = self.next_len()?.unwrap_or(0).min(HEADER_BYTES + count);
+        Ok(self.buffer.get(HEADER_BYTES..len).unwrap_or_default())
+    }
+
     /// Room to read into. The buffer grows with what has come, not with what a header promises.
     pub fn spare(&mut self) -> Result<&mut BytesMut, FrameError> {
         let missing = self

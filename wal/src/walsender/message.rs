@@ -364,7 +364,9 @@ fn copy_data(out: &mut BytesMut, fill: impl FnOnce(&mut BytesMut)) {
     out.put_u32(0);
     fill(out);
     let length = u32::try_from(out.len() - at).expect("feedback messages are a few dozen bytes");
-    out[at..at + 4].copy_from_slice(&length.to_be_bytes());
+    if let Some(place) = out.get_mut(at..at + 4) {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
 }
 
 /// Reads a body from the front.

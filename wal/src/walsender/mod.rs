@@ -2,6 +2,7 @@
 //! Replication Protocol"). `frame` finds messages in the byte stream, `message` says what they mean,
 //! `startup` logs in, `command` words the commands, `client` runs them.
 
+mod base_backup;
 mod client;
 mod command;
 mod error;
@@ -11,6 +12,7 @@ mod startup;
 mod stream;
 mod wire;
 
+pub use base_backup::{BackupPart, BackupPoint, BaseBackup, BaseBackupOptions, TablespaceRow};
 pub use client::{Client, CreatedSlot, IdentifySystem, Mode, NextTimeline, SlotPosition, TimelineHistory};
 pub use command::{LogicalSlot, SlotLifetime, SlotSnapshot, UnsupportedByServer, WalReservation};
 pub use error::WalsenderError;

@@ -1,6 +1,7 @@
-//! `skytide walmgr CONF COMMAND`: WAL archive and restore.
+//! `skytide walmgr CONF COMMAND`: WAL archive and restore, base backups.
 
 mod archive;
+mod backup;
 pub mod client;
 mod daemon;
 mod receive;
@@ -32,6 +33,8 @@ Examples:
   skytide walmgr wal.ini daemon
   skytide walmgr wal.ini receive
   skytide walmgr wal.ini status
+  skytide walmgr wal.ini backup
+  skytide walmgr wal.ini restore latest /srv/new --time '2026-11-25 18:45:00'
   archive_command = 'skytide walmgr /etc/skytide/wal.ini archive %p %f'
   restore_command = 'skytide walmgr /etc/skytide/wal.ini restore-wal %f %p'")]
 pub struct WalmgrArgs {
@@ -68,6 +71,21 @@ pub enum WalmgrCommand {
     /// Show how far each store is behind the server: what would be lost now.
     #[command(after_help = status::HELP)]
     Status(status::StatusArgs),
+    /// Copy the cluster's files into the stores.
+    #[command(after_help = backup::take::HELP)]
+    Backup(backup::take::BackupArgs),
+    /// Show the backups.
+    #[command(after_help = backup::list::HELP)]
+    Listbackups,
+    /// Make a data directory out of a backup, to be recovered up to a point.
+    #[command(after_help = backup::restore::HELP)]
+    Restore(Box<backup::restore::RestoreBackupArgs>),
+    /// Read every piece of the backups and compare checksums.
+    #[command(after_help = backup::verify::HELP)]
+    Verify(backup::verify::VerifyArgs),
+    /// Remove backups and WAL that nothing needs any more.
+    #[command(after_help = backup::purge::HELP)]
+    Purge(backup::purge::PurgeArgs),
     /// Answer archive and restore-wal at once: archive ahead, fetch ahead.
     Daemon,
 }
@@ -87,6 +105,11 @@ pub async fn run(args: WalmgrArgs, context: &Context) -> anyhow::Result<Outcome>
     match command {
         WalmgrCommand::RestoreWal(restore) => restore::run(load, &restore).await,
         WalmgrCommand::Archive(archive) => archive::run(&load()?, &archive).await,
+        WalmgrCommand::Backup(args) => Box::pin(backup::take::run(&load()?, &args, context)).await,
+        WalmgrCommand::Listbackups => backup::list::run(&load()?, context).await,
+        WalmgrCommand::Restore(args) => Box::pin(backup::restore::run(&load()?, &conf, &args, context)).await,
+        WalmgrCommand::Verify(args) => Box::pin(backup::verify::run(&load()?, &args, context)).await,
+        WalmgrCommand::Purge(args) => Box::pin(backup::purge::run(&load()?, &args, context)).await,
         WalmgrCommand::CreateStore => store::create(&load()?, context).await,
         WalmgrCommand::Stores => store::list(&load()?, context).await,
         WalmgrCommand::Receive => Box::pin(receive::run(&args.daemon, load()?, context)).await,

@@ -166,6 +166,42 @@ pub static WALMGR: Table = Table {
             ],
         },
         Group {
+            title: "Base backups",
+            keys: &[
+                key(
+                    "backup_jobs",
+                    Kind::Count { min: 1 },
+                    Derived("the number of processors"),
+                    "Pieces of a backup that are compressed and written, or read and restored, at the same time. Each \
+                     takes 32 MiB of memory.",
+                ),
+                key(
+                    "backup_max_rate",
+                    Kind::Size,
+                    None,
+                    "What the server may send a second during a backup.",
+                ),
+                key(
+                    "backup_wal_timeout",
+                    Kind::Duration,
+                    Value("10min"),
+                    "How long a backup waits at its end for the WAL it needs to come into the stores.",
+                ),
+                key(
+                    "keep_backups",
+                    Kind::Count { min: 0 },
+                    None,
+                    "purge keeps so many of the newest full backups, with what was built on them; 0: it does not count.",
+                ),
+                key(
+                    "keep_backups_for",
+                    Kind::Duration,
+                    None,
+                    "purge keeps what a restore to any moment within this time needs.",
+                ),
+            ],
+        },
+        Group {
             title: "Old keys",
             keys: &[
                 ignored("walmgr_data", STORE),

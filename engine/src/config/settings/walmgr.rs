@@ -1,5 +1,6 @@
 //! Settings of walmgr.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,6 +66,12 @@ pub struct WalmgrSettings {
     pub server: Option<ConnectString>,
     pub receive: ReceiveSettings,
     pub ship_interval: Duration,
+    pub backup_jobs: usize,
+    /// Bytes a second.
+    pub backup_max_rate: Option<u64>,
+    pub backup_wal_timeout: Duration,
+    pub keep_backups: Option<usize>,
+    pub keep_backups_for: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,6 +160,23 @@ impl WalmgrSettings {
             server: values.connect("master_db")?,
             receive: ReceiveSettings::from(&values)?,
             ship_interval: values.duration("ship_interval")?,
+            backup_jobs: match values.text("backup_jobs")? {
+                Some(_) => values.places("backup_jobs")?,
+                None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            },
+            backup_max_rate: match values.text("backup_max_rate")? {
+                Some(_) => Some(values.size("backup_max_rate")?),
+                None => None,
+            },
+            backup_wal_timeout: values.duration("backup_wal_timeout")?,
+            keep_backups: match values.text("keep_backups")? {
+                Some(_) => Some(values.places("keep_backups")?),
+                None => None,
+            },
+            keep_backups_for: match values.text("keep_backups_for")? {
+                Some(_) => Some(values.duration("keep_backups_for")?),
+                None => None,
+            },
         })
     }
 }

@@ -1,0 +1,170 @@
+//! What a restored cluster's server is told: where WAL comes from, and where to stop.
+
+use skytide_sql::Lsn;
+
+/// Settings that would stand in the way of ours, from the cluster that was backed up.
+const OLD: [&str; 10] = [
+    "restore_command",
+    "archive_cleanup_command",
+    "recovery_end_command",
+    "recovery_target",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+    "recovery_target_lsn",
+    "recovery_target_inclusive",
+    "recovery_min_apply_delay",
+];
+const OLD_TIMELINE: [&str; 4] = [
+    "recovery_target_timeline",
+    "recovery_target_action",
+    "primary_conninfo",
+    "primary_slot_name",
+];
+
+/// Where replay ends, in the server's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopAt {
+    /// At the end of the WAL.
+    End,
+    /// As soon as the data is consistent.
+    Immediate,
+    /// As PostgreSQL reads it.
+    Time(String),
+    Lsn {
+        lsn: Lsn,
+        inclusive: bool,
+    },
+    Name(String),
+    Xid(u32),
+}
+
+/// What the server does when it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Promote,
+    Pause,
+    Shutdown,
+}
+
+/// What becomes of the restored cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// It replays up to a point and is a cluster of its own then.
+    Primary { stop_at: StopAt, action: Action },
+    /// It replays for ever.
+    Standby { primary_conninfo: Option<String> },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    pub role: Role,
+    /// With `%f` and `%p`.
+    pub restore_command: String,
+    /// `latest`, `current`, or a number.
+    pub timeline: String,
+}
+
+impl Recovery {
+    /// The empty file that makes the server recover.
+    pub fn signal(&self) -> &'static str {
+        match self.role {
+            Role::Primary { .. } => "recovery.signal",
+            Role::Standby { .. } => "standby.signal",
+        }
+    }
+
+    /// `postgresql.auto.conf` with our settings in place of the old ones.
+    pub fn auto_conf(&self, old: &str) -> String {
+        let mut text = String::new();
+        let ours = |line: &&str| {
+            let name = line.split('=').next().unwrap_or_default().trim();
+            OLD.contains(&name) || OLD_TIMELINE.contains(&name)
+        };
+        for line in old.lines().filter(|line| !ours(line)) {
+            text.push_str(line);
+            text.push('\n');
+        }
+        text.push_str("# Written by skytide walmgr restore\n");
+        let mut set = |name: &str, value: &str| {
+            text.push_str(name);
+            text.push_str(" = ");
+            text.push_str(&quote(value));
+            text.push('\n');
+        };
+        set("restore_command", &self.restore_command);
+        set("recovery_target_timeline", &self.timeline);
+        match &self.role {
+            Role::Standby { primary_conninfo } => {
+                if let Some(conninfo) = primary_conninfo {
+                    set("primary_conninfo", conninfo);
+                }
+            }
+            Role::Primary { stop_at, action } => {
+                match stop_at {
+                    StopAt::End => {}
+                    StopAt::Immediate => set("recovery_target", "immediate"),
+                    StopAt::Time(time) => set("recovery_target_time", time),
+                    StopAt::Lsn { lsn, inclusive } => {
+                        set("recovery_target_lsn", &lsn.to_string());
+                        set("recovery_target_inclusive", if *inclusive { "on" } else { "off" });
+                    }
+                    StopAt::Name(name) => set("recovery_target_name", name),
+                    StopAt::Xid(xid) => set("recovery_target_xid", &xid.to_string()),
+                }
+                if *stop_at != StopAt::End {
+                    set(
+                        "recovery_target_action",
+                        match action {
+                            Action::Promote => "promote",
+                            Action::Pause => "pause",
+                            Action::Shutdown => "shutdown",
+                        },
+                    );
+                }
+            }
+        }
+        text
+    }
+}
+
+/// A value in a configuration file (`utils/misc/guc-file.l`): quotes and backslashes are doubled.
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_settings_replace_the_old_ones() {
+        let recovery = Recovery {
+            role: Role::Primary {
+                stop_at: StopAt::Lsn {
+                    lsn: Lsn::new(0x1_0000_0002),
+                    inclusive: false,
+                },
+                action: Action::Promote,
+            },
+            restore_command: "it's %f \"%p\"".into(),
+            timeline: "latest".into(),
+        };
+        let old = "work_mem = '8MB'\nrecovery_target_time = 'x'\nrestore_command='y'\n";
+        assert_eq!(
+            recovery.auto_conf(old),
+            "work_mem = '8MB'\n# Written by skytide walmgr restore\nrestore_command = 'it''s %f \"%p\"'\n\
+             recovery_target_timeline = 'latest'\nrecovery_target_lsn = '1/2'\nrecovery_target_inclusive = 'off'\n\
+             recovery_target_action = 'promote'\n"
+        );
+        assert_eq!(recovery.signal(), "recovery.signal");
+        let standby = Recovery {
+            role: Role::Standby {
+                primary_conninfo: Some("host=a".into()),
+            },
+            ..recovery
+        };
+        assert!(standby.auto_conf("").ends_with("primary_conninfo = 'host=a'\n"));
+        assert_eq!(standby.signal(), "standby.signal");
+    }
+}

@@ -1,0 +1,214 @@
+//! The stores of a backup: all of them get it, and it is read from the first that has it whole.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::manifest::{self, MAX_SUMMARY, Object};
+use super::{Backup, BackupError, Label, Summary};
+use crate::store::identity::Identity;
+use crate::store::{Content, Listed, ObjectName, Prefix, Put, Store, StoreError};
+
+/// Where a backup goes. A store that fails is left out from then on.
+#[derive(Debug)]
+pub struct Stores {
+    stores: Vec<Arc<dyn Store>>,
+    needed: usize,
+    lost: Mutex<Vec<Option<StoreError>>>,
+}
+
+impl Stores {
+    /// `needed` of the stores must have a backup for it to count.
+    pub fn new(stores: Vec<Arc<dyn Store>>, needed: usize) -> Stores {
+        Stores {
+            lost: Mutex::new(stores.iter().map(|_| None).collect()),
+            stores,
+            needed,
+        }
+    }
+
+    pub fn all(&self) -> &[Arc<dyn Store>] {
+        &self.stores
+    }
+
+    /// Those that have taken everything so far.
+    pub(crate) fn alive(&self) -> Vec<Arc<dyn Store>> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let pairs = self.stores.iter().zip(lost.iter());
+        pairs
+            .filter(|(_, lost)| lost.is_none())
+            .map(|(store, _)| store.clone())
+            .collect()
+    }
+
+    /// Stores that were left out, and why.
+    pub fn left_out(&self) -> Vec<String> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.iter().flatten().map(ToString::to_string).collect()
+    }
+
+    /// Makes the stores the cluster's, or refuses.
+    pub(crate) async fn claim(&self, identity: Identity) -> Result<(), BackupError> {
+        for store in &self.stores {
+            identity.claim(&**store).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a new object into every store that is left.
+    pub(crate) async fn put(
+        &self,
+        label: &Label,
+        name: &ObjectName,
+        content: Content,
+    ) -> Result<(), BackupError> {
+        let alive = self.alive();
+        let puts = alive.iter().map(|store| store.put(name, content.clone()));
+        let results = futures_util::future::join_all(puts).await;
+        let mut have = 0;
+        for (store, result) in alive.iter().zip(results) {
+            match result {
+                Ok(Put::Stored) => have += 1,
+                Ok(Put::Exists) => return Err(BackupError::Taken(label.clone())),
+                Err(error) => self.lose(store, error),
+            }
+        }
+        if have >= self.needed {
+            return Ok(());
+        }
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = self.needed;
+        match lost.iter_mut().find_map(Option::take) {
+            Some(source) if needed == 1 => Err(source.into()),
+            Some(source) => Err(BackupError::TooFew { have, needed, source }),
+            None => Err(BackupError::GivenUp),
+        }
+    }
+
+    fn lose(&self, store: &Arc<dyn Store>, error: StoreError) {
+        tracing::warn!(
+            store = store.location(),
+            error = &error as &dyn std::error::Error,
+            "left out of the backup"
+        );
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = self.stores.iter().position(|other| Arc::ptr_eq(other, store));
+        if let Some(entry) = place.and_then(|place| lost.get_mut(place)) {
+            *entry = Some(error);
+        }
+    }
+
+    /// The bytes of a range of an object, from the first store whose copy `check` accepts.
+    pub(crate) async fn get_checked<T>(
+        &self,
+        name: &ObjectName,
+        range: Option<std::ops::Range<u64>>,
+        check: impl Fn(&Bytes) -> Result<T, String>,
+    ) -> Result<Option<T>, BackupError> {
+        let mut trouble: Option<BackupError> = None;
+        for store in &self.stores {
+            let fetched = match &range {
+                Some(range) => store.get_range(name, range.clone()).await,
+                None => store.get(name).await,
+            };
+            let error = match fetched {
+                Ok(None) => continue,
+                Ok(Some(bytes)) => match check(&bytes) {
+                    Ok(value) => return Ok(Some(value)),
+                    Err(what) => BackupError::Damaged {
+                        location: store.location().to_owned(),
+                        name: name.to_string(),
+                        what,
+                    },
+                },
+                Err(error @ StoreError::Range { .. }) => BackupError::Damaged {
+                    location: store.location().to_owned(),
+                    name: name.to_string(),
+                    what: error.to_string(),
+                },
+                Err(error) => error.into(),
+            };
+            tracing::warn!(%name, error = &error as &dyn std::error::Error, "a store could not serve");
+            trouble.get_or_insert(error);
+        }
+        trouble.map_or(Ok(None), Err)
+    }
+}
+
+fn everything() -> Prefix {
+    Prefix::new("backup/").expect("a word")
+}
+
+fn is_manifest(listed: &Listed) -> Option<Label> {
+    let label = Label::of(&listed.name)?;
+    (listed.name == label.manifest()).then_some(label)
+}
+
+/// The backups of the stores, oldest first. One whose manifest cannot be read is an error in its place.
+pub async fn list(stores: &Stores) -> Result<Vec<Result<Summary, BackupError>>, BackupError> {
+    let mut labels = std::collections::BTreeMap::new();
+    for store in stores.all() {
+        for listed in store.list(&everything()).await? {
+            if let Some(label) = is_manifest(&listed) {
+                let longest = labels.entry(label).or_insert(0);
+                *longest = listed.bytes.max(*longest);
+            }
+        }
+    }
+    let mut summaries = Vec::new();
+    for (label, bytes) in labels {
+        let head = bytes.min(MAX_SUMMARY as u64);
+        let summary = stores
+            .get_checked(&label.manifest(), Some(0..head), |bytes| manifest::summary(bytes))
+            .await;
+        match summary {
+            Ok(Some(summary)) => summaries.push(Ok(summary)),
+            // Deleted meanwhile.
+            Ok(None) => {}
+            Err(error) => summaries.push(Err(error)),
+        }
+    }
+    Ok(summaries)
+}
+
+/// Labels under which something lies in a store that is no backup: it is being written, or its writer died.
+pub async fn unfinished(store: &dyn Store) -> Result<Vec<Label>, StoreError> {
+    let listed = store.list(&everything()).await?;
+    let done: std::collections::BTreeSet<Label> = listed.iter().filter_map(is_manifest).collect();
+    let labels: std::collections::BTreeSet<Label> = listed
+        .iter()
+        .filter_map(|listed| Label::of(&listed.name))
+        .collect();
+    Ok(labels.difference(&done).cloned().collect())
+}
+
+pub async fn read_manifest(stores: &Stores, label: &Label) -> Result<Backup, BackupError> {
+    let read = |bytes: &Bytes| {
+        let backup = Backup::decode(bytes)?;
+        match backup.summary.label == *label {
+            true => Ok(backup),
+            false => Err(format!("it is the manifest of {}", backup.summary.label)),
+        }
+    };
+    let found = stores.get_checked(&label.manifest(), None, read).await?;
+    found.ok_or_else(|| BackupError::NoBackup(label.clone()))
+}
+
+/// A backup, and the objects of every stream its files have bytes of: its own first, then its sources'.
+#[derive(Debug)]
+pub struct Chain {
+    pub backup: Backup,
+    pub streams: Vec<(Label, Vec<Object>)>,
+}
+
+impl Chain {
+    pub async fn read(stores: &Stores, label: &Label) -> Result<Chain, BackupError> {
+        let backup = read_manifest(stores, label).await?;
+        let mut streams = vec![(label.clone(), backup.contents.objects.clone())];
+        for source in &backup.summary.sources {
+            let source = read_manifest(stores, source).await?;
+            streams.push((source.summary.label, source.contents.objects));
+        }
+        Ok(Chain { backup, streams })
+    }
+}
