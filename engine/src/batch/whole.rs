@@ -141,14 +141,11 @@ fn horizon(spool: &Arc<Spool>) -> Result<Option<(TickId, Xid)>, BatchError> {
     while let Some(block) = reader.next_block()? {
         for entry in block.entries() {
             // After a reconnect a tick comes once more.
-            match entry? {
-                Entry::Tick(tick) => {
-                    let first = *first.get_or_insert(tick.tick_id);
-                    if first < tick.tick_id {
-                        return Ok(Some((first, tick.snapshot.xmax())));
-                    }
+            if let Entry::Tick(tick) = entry? {
+                let first = *first.get_or_insert(tick.tick_id);
+                if first < tick.tick_id {
+                    return Ok(Some((first, tick.snapshot.xmax())));
                 }
-                _ => {}
             }
         }
     }
