@@ -26,5 +26,16 @@ select strpos(p.prosrc, quote_literal(pgq._trigger_layout('t'))) > 0 as fits
   from pg_trigger t join pg_proc p on p.oid = t.tgfoid where t.tgname = '_londiste_q';
 insert into t values (2, 'b', 3);
 select ev_type, ev_data from pgq.event_template where ev_extra1 = 'public.t';
+-- one that does not own the table still finishes scripts, and the trigger falls back by itself
+alter table t add x int;
+create role worker;
+grant londiste_writer to worker;
+set role worker;
+select * from londiste.execute_start('q', 'other.sql', 'select 1', false);
+select * from londiste.execute_finish('q', 'other.sql');
+reset role;
+insert into t values (3, 'c', 4, 5);
+select ev_data from pgq.event_template where ev_extra1 = 'public.t' order by ev_id desc limit 1;
+drop role worker;
 select * from londiste.local_remove_table('q', 't');
 select * from triggers;
