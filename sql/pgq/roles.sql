@@ -150,6 +150,7 @@ grant execute on function
     pgq.ticker(text, bigint, timestamptz, bigint),
     pgq.ticker_round(text, interval, integer),
     pgq.tick_now(text, interval),
+    pgq.tick_now_if_free(text),
     pgq.lock_ticks(text),
     pgq.tick_at_snapshot(text, txid_snapshot, text, text),
     pgq.maint_operations(),
