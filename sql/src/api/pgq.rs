@@ -13,8 +13,7 @@ use super::{ApiError, call, many};
 use crate::{BatchId, ConsumerName, EventId, QueueName, Snapshot, TickId};
 
 pub use batches::{
-    Batch, BatchSize, event_dead, event_nack, event_retry, finish_batch, get_batch_info, next_batch_custom,
-    open_batch_cursor,
+    Batch, BatchCalls, BatchSize, event_dead, event_nack, event_retry, finish_batch, get_batch_info,
 };
 pub use dead_letters::{
     DeadLetter, DeadLetterId, dead_letter_purge, dead_letter_purge_older, dead_letter_replay,
