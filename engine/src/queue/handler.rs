@@ -52,7 +52,7 @@ pub enum Verdict {
 pub struct Verdicts {
     pub(super) retry: BTreeMap<Duration, Vec<EventId>>,
     pub(super) nack: BTreeMap<String, Vec<EventId>>,
-    pub(super) dead: Vec<(EventId, String)>,
+    pub(super) dead: BTreeMap<String, Vec<EventId>>,
 }
 
 impl Verdicts {
@@ -61,7 +61,7 @@ impl Verdicts {
             Verdict::Done => {}
             Verdict::Retry(after) => self.retry.entry(after).or_default().push(event),
             Verdict::Nack(reason) => self.nack.entry(reason).or_default().push(event),
-            Verdict::Dead(reason) => self.dead.push((event, reason)),
+            Verdict::Dead(reason) => self.dead.entry(reason).or_default().push(event),
         }
     }
 

@@ -142,7 +142,7 @@ impl<'s> Source<'s> {
                 return Err(QueueError::BatchGone(batch.id));
             }
         }
-        tell(&transaction, batch.id, verdicts).await?;
+        tell(&self.calls, &transaction, batch.id, verdicts).await?;
         let finished = match grouped {
             true => pgq_coop::finish_batch(&transaction, batch.id).await?,
             false => pgq::finish_batch(&transaction, batch.id).await?,
@@ -193,9 +193,14 @@ impl<'s> Source<'s> {
     }
 }
 
-async fn tell<C: GenericClient>(client: &C, batch: BatchId, verdicts: &Verdicts) -> Result<(), QueueError> {
+async fn tell<C: GenericClient>(
+    calls: &BatchCalls,
+    client: &C,
+    batch: BatchId,
+    verdicts: &Verdicts,
+) -> Result<(), QueueError> {
     for (after, events) in &verdicts.retry {
-        pgq::event_retry(client, batch, events, *after).await?;
+        calls.retry(client, batch, events, *after).await?;
     }
     for (reason, events) in &verdicts.nack {
         let dead = pgq::event_nack(client, batch, events, reason).await?;
@@ -203,8 +208,8 @@ async fn tell<C: GenericClient>(client: &C, batch: BatchId, verdicts: &Verdicts)
             tracing::warn!(batch = batch.get(), events = dead, "events became dead letters");
         }
     }
-    for (event, reason) in &verdicts.dead {
-        pgq::event_dead(client, batch, *event, reason).await?;
+    for (reason, events) in &verdicts.dead {
+        pgq::event_dead(client, batch, events, reason).await?;
     }
     Ok(())
 }

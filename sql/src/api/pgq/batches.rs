@@ -36,7 +36,11 @@ pub struct BatchCalls {
     next: Statement,
     events: Statement,
     finish: Statement,
+    /// SkyTools' own PgQ takes events one by one.
+    retries_many: bool,
 }
+
+const RETRIES_MANY: &str = "select coalesce(has_function_privilege(to_regprocedure('pgq.events_retry(int8,int8[],int4)'), 'execute'), false)";
 
 const NEXT_BATCH: &str = "\
     select * from pgq.next_batch_custom($1, $2, make_interval(secs => $3), $4, make_interval(secs => $5))";
@@ -53,6 +57,7 @@ impl BatchCalls {
             next: prepare("pgq.next_batch_custom", NEXT_BATCH).await?,
             events: prepare("pgq.batch_event_sql", BATCH_EVENT_SQL).await?,
             finish: prepare("pgq.finish_batch", FINISH_BATCH).await?,
+            retries_many: client.query_one(RETRIES_MANY, &[]).await?.try_get(0)?,
         })
     }
 
@@ -110,6 +115,30 @@ impl BatchCalls {
         })
     }
 
+    /// Has events delivered again after a pause.
+    pub async fn retry<C: GenericClient>(
+        &self,
+        client: &C,
+        batch: BatchId,
+        events: &[EventId],
+        after: Duration,
+    ) -> Result<(), ApiError> {
+        let ids: Vec<i64> = events.iter().map(|id| id.get()).collect();
+        let seconds = i32::try_from(after.as_secs()).unwrap_or(i32::MAX);
+        let (function, sql) = match self.retries_many {
+            true => (
+                "pgq.events_retry",
+                "select pgq.events_retry($1, $3::int8[], $2::int4)",
+            ),
+            false => (
+                "pgq.event_retry",
+                "select count(pgq.event_retry($1, e.id, $2::int4)) from unnest($3::int8[]) as e (id)",
+            ),
+        };
+        one(client, function, sql, &[&batch.get(), &seconds, &ids]).await?;
+        Ok(())
+    }
+
     /// In a transaction of its own. `false`: the batch is not open any more.
     pub async fn finish_batch(&self, client: &Client, batch: BatchId) -> Result<bool, ApiError> {
         let row = one(client, "pgq.finish_batch", &self.finish, &[&batch.get()]).await?;
@@ -139,25 +168,6 @@ pub async fn finish_batch<C: GenericClient>(client: &C, batch: BatchId) -> Resul
     Ok(row.try_get::<_, i32>(0)? == 1)
 }
 
-/// Has events delivered again after a pause.
-pub async fn event_retry<C: GenericClient>(
-    client: &C,
-    batch: BatchId,
-    events: &[EventId],
-    after: Duration,
-) -> Result<(), ApiError> {
-    let ids: Vec<i64> = events.iter().map(|id| id.get()).collect();
-    let seconds = i32::try_from(after.as_secs()).unwrap_or(i32::MAX);
-    one(
-        client,
-        "pgq.event_retry",
-        "select count(pgq.event_retry($1, e.id, $2::int4)) from unnest($3::int8[]) as e (id)",
-        &[&batch.get(), &seconds, &ids],
-    )
-    .await?;
-    Ok(())
-}
-
 /// Says that events failed: they are retried later and later, at last they are dead letters. Gives how many
 /// of them died.
 pub async fn event_nack<C: GenericClient>(
@@ -181,18 +191,19 @@ pub async fn event_nack<C: GenericClient>(
     Ok(dead.count() as u64)
 }
 
-/// Makes an event a dead letter at once.
+/// Makes events dead letters at once.
 pub async fn event_dead<C: GenericClient>(
     client: &C,
     batch: BatchId,
-    event: EventId,
+    events: &[EventId],
     reason: &str,
 ) -> Result<(), ApiError> {
+    let ids: Vec<i64> = events.iter().map(|id| id.get()).collect();
     call!(
         client,
         "pgq.event_dead",
-        "($1, $2, $3)",
-        [&batch.get(), &event.get(), &reason]
+        "($1, $2::int8[], $3)",
+        [&batch.get(), &ids, &reason]
     )?;
     Ok(())
 }
