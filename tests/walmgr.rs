@@ -2,11 +2,15 @@
 
 mod backup;
 mod copy;
+mod course;
 mod kills;
+mod manage;
+mod old;
 mod receive;
 mod salvage;
 mod ship;
 mod stage;
+mod takeover;
 
 use std::fs;
 

@@ -26,6 +26,8 @@ pub mod restore;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod segment;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod server;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod ship;
 pub mod stats;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]

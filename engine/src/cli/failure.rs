@@ -10,6 +10,7 @@ use skytide_sql::install::InstallError;
 use skytide_wal::archive::ArchiveError;
 use skytide_wal::backup::BackupError;
 use skytide_wal::receive::ReceiveError;
+use skytide_wal::server::ServerError;
 use skytide_wal::ship::ShipError;
 use skytide_wal::store::StoreError;
 use skytide_wal::store::identity::IdentityError;
@@ -208,6 +209,7 @@ const ADVISERS: &[Adviser] = &[
     advice::<ArchiveError>,
     advice::<ReceiveError>,
     advice::<ShipError>,
+    advice::<ServerError>,
     advice::<TailError>,
     advice::<BackupError>,
     advice::<IdentityError>,

@@ -346,7 +346,7 @@ fn predefined(table: &Table, ini: Option<&Ini>) -> HashMap<String, String> {
     ])
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_owned())
         .or_else(|_| std::env::var("HOSTNAME"))

@@ -215,7 +215,7 @@ impl TickerSettings {
 }
 
 mod walmgr;
-pub use walmgr::{StoreAt, WalmgrSettings, socket_beside};
+pub use walmgr::{Role, StoreAt, WalmgrSettings, socket_beside};
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use super::error::ShipError;
 use super::feed::Feed;
 use crate::control::{ClusterState, ControlFile};
 use crate::decode::{Decoder, Expected, Timelines};
+use crate::server::Postmaster;
 use crate::store::identity::Identity;
 use crate::store::{Store, partial};
 use crate::tail::{self, Pace, TailError, Window};
@@ -70,8 +71,9 @@ struct Disk {
 /// Copies what the stores do not have, in order, up to the last record that recovery would reach, and reads it back.
 pub async fn salvage(settings: SalvageSettings) -> Result<Salvaged, ShipError> {
     if !settings.believe_dead
-        && let Some(pid) = dir::postmaster(&settings.data_dir)?
+        && let Some(postmaster) = Postmaster::find(&settings.data_dir)?
     {
+        let pid = postmaster.pid;
         return Err(ShipError::Alive { pid });
     }
     let control = dir::control(&settings.data_dir)?;

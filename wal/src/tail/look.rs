@@ -83,7 +83,7 @@ pub async fn look(store: &dyn Store) -> Result<Option<StoreLook>, TailError> {
 }
 
 /// A timeline whose history the store does not have is taken for a first one.
-async fn history_in(store: &dyn Store, timeline: TimelineId) -> Result<HistoryFile, TailError> {
+pub(crate) async fn history_in(store: &dyn Store, timeline: TimelineId) -> Result<HistoryFile, TailError> {
     let name = layout::object_of(WalFileName::History(timeline));
     let packed = store.get(&name).await?;
     let text = packed.and_then(|packed| crate::pack::unpack(&packed).ok());

@@ -11,6 +11,7 @@ use skytide_wal::store::peer::PeerTls;
 use super::{ProcessSettings, Values};
 use crate::config::ini::expand_home;
 use crate::config::keys::WALMGR;
+use crate::config::layers::host_name;
 use crate::config::{ConfigError, Overrides};
 
 /// Where a store is.
@@ -47,8 +48,18 @@ impl StoreAt {
     }
 }
 
+/// Whose host a configuration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Only `slave_data` is set.
+    Standby,
+    /// Of a primary, or of both.
+    Any,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalmgrSettings {
+    pub role: Role,
     pub process: ProcessSettings,
     pub socket: PathBuf,
     pub stores: Vec<StoreAt>,
@@ -72,6 +83,34 @@ pub struct WalmgrSettings {
     pub backup_wal_timeout: Duration,
     pub keep_backups: Option<usize>,
     pub keep_backups_for: Option<Duration>,
+    pub commands: Commands,
+    /// The standby on this host.
+    pub standby: Option<ConnectString>,
+    /// The slot on the primary of the standby on this host.
+    pub standby_slot: Option<SlotName>,
+}
+
+/// What is left to shell commands, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commands {
+    pub restart_primary: Option<String>,
+    pub start_standby: Option<String>,
+    pub before_purge: Option<String>,
+    pub periodic: Option<String>,
+    pub interval: Duration,
+}
+
+impl Commands {
+    fn from(values: &Values) -> Result<Self, ConfigError> {
+        let text = |key| -> Result<Option<String>, ConfigError> { Ok(values.text(key)?.map(str::to_owned)) };
+        Ok(Self {
+            restart_primary: text("master_restart_cmd")?,
+            start_standby: text("slave_start_cmd")?,
+            before_purge: text("archive_command")?,
+            periodic: text("periodic_command")?,
+            interval: values.duration("command_interval")?,
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,18 +160,71 @@ fn tls(values: &Values) -> Result<Option<PeerTls>, ConfigError> {
     }
 }
 
+/// `stores`, or the place that an old configuration kept its WAL in.
+fn stores(values: &Values) -> Result<Vec<StoreAt>, ConfigError> {
+    let named = values.list("stores")?;
+    if !named.is_empty() {
+        let stores = named
+            .iter()
+            .map(|text| StoreAt::parse(text))
+            .collect::<Result<_, _>>();
+        return stores.map_err(|what| values.bad("stores", what));
+    }
+    let (key, text) = match (values.text("completed_wals")?, values.text("walmgr_data")?) {
+        (Some(text), _) => ("completed_wals", text),
+        (None, Some(text)) => ("walmgr_data", text),
+        (None, None) => return Err(values.missing("stores")),
+    };
+    let place = match text.split_once(':') {
+        // As rsync reads it: a slash before the colon makes it a path.
+        Some((host, _)) if host.contains('/') => text,
+        Some((host, path)) if is_this_host(host) => path,
+        Some((host, _)) => {
+            return Err(values.bad(
+                key,
+                format!(
+                    "it is on host {host}, and nothing is sent over ssh: set stores = peer://{host}:PORT, where the \
+                     daemon there listens (store_listen), or a directory of this host"
+                ),
+            ));
+        }
+        None => text,
+    };
+    let path = expand_home(place);
+    let dir = match key {
+        "completed_wals" => path.parent().unwrap_or(&path).to_owned(),
+        _ => path,
+    };
+    if !dir.is_absolute() || dir.parent().is_none() {
+        return Err(values.bad(key, format!("expected an absolute path, found {place}")));
+    }
+    if let Some(host) = values.text("slave")?.filter(|host| !is_this_host(host)) {
+        tracing::warn!(
+            "slave = {host} is not used: the store is {} on this host; stores = peer://{host}:PORT would be there",
+            dir.display()
+        );
+    }
+    Ok(vec![StoreAt::Dir(dir)])
+}
+
+fn is_this_host(host: &str) -> bool {
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    ["localhost", "127.0.0.1", "::1"].contains(&host) || host.eq_ignore_ascii_case(&host_name())
+}
+
+/// A job's name as a slot's, which has lower-case letters, digits and underscores.
+fn slot_name(job: &str) -> String {
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        c if c.is_ascii_lowercase() || c.is_ascii_digit() => c,
+        _ => '_',
+    };
+    job.chars().map(plain).collect()
+}
+
 impl WalmgrSettings {
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let values = Values::load(&WALMGR, Some(path), overrides)?;
-        let stores = values
-            .list("stores")?
-            .iter()
-            .map(|text| StoreAt::parse(text))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|what| values.bad("stores", what))?;
-        if stores.is_empty() {
-            return Err(values.missing("stores"));
-        }
+        let stores = stores(&values)?;
         let stores_needed = match values.text("stores_needed")? {
             Some(_) => values.places("stores_needed")?,
             None => stores.len(),
@@ -152,12 +244,22 @@ impl WalmgrSettings {
             compression_level,
             store_listen: values.text("store_listen")?.map(str::to_owned),
             tls: tls(&values)?,
-            data_dir: values.path("master_data")?,
+            role: match (values.path("master_data")?, values.path("slave_data")?) {
+                (None, Some(_)) => Role::Standby,
+                _ => Role::Any,
+            },
+            data_dir: match values.path("master_data")? {
+                Some(dir) => Some(dir),
+                None => values.path("slave_data")?,
+            },
             archive_ahead: values.places("archive_ahead")?,
             restore_ahead_bytes: values.size("restore_ahead")?,
             restore_miss_time: values.duration("restore_miss_time")?,
             restore_timeout: values.duration("restore_timeout")?,
             server: values.connect("master_db")?,
+            standby: values.connect("slave_db")?,
+            standby_slot: values.name("primary_slot_name", |name| SlotName::new(slot_name(&name)))?,
+            commands: Commands::from(&values)?,
             receive: ReceiveSettings::from(&values)?,
             ship_interval: values.duration("ship_interval")?,
             backup_jobs: match values.text("backup_jobs")? {
