@@ -4,8 +4,8 @@
 #   on HOST COMMAND...                       a command there, with that host's passwords, in its data directory
 #   start HOST           stop HOST           stop is SIGTERM, and waits
 #   kill_host HOST                           SIGKILL for all of it at once
-#   cut HOST             heal HOST           its link to the provider's network goes dark, silently; and comes back
-#   restart_with HOST VAR=VALUE...           the same host, started with other settings
+#   isolate HOST         rejoin HOST         its link to the provider's network goes dark, silently; and comes back
+#   spawn HOST COMMAND...                    the same, and it is not waited for
 #   logs HOST
 # shellcheck shell=bash
 

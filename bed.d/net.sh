@@ -142,14 +142,9 @@ on() {
 spawn() { exec_host "$1" bed-host run "${@:2}" >>"$bed/log/$1.log" 2>&1 </dev/null & }
 
 start() {
-    restart_with "$1"
-}
-restart_with() {
-    local host=$1
-    shift
     # shellcheck disable=SC2086 # settings are words
-    exec_host "$host" env ${settings[$host]:-} "$@" "bed-host" "${command[$host]}" >>"$bed/log/$host.log" 2>&1 </dev/null &
-    main_pid[$host]=$!
+    exec_host "$1" env ${settings[$1]:-} bed-host "${command[$1]}" >>"$bed/log/$1.log" 2>&1 </dev/null &
+    main_pid[$1]=$!
     disown # no word from the shell when it is killed
 }
 pids_of() { ip netns pids "$1"; }
@@ -168,8 +163,8 @@ kill_host() {
     done
     wait_until 30 "$1 is dead" gone "$1"
 }
-cut() { ip -n switch link set "w-$1" down; }
-heal() { ip -n switch link set "w-$1" up; }
+isolate() { ip -n switch link set "w-$1" down; }
+rejoin() { ip -n switch link set "w-$1" up; }
 # A host's data on a disk of its own, which can be filled. Before it is started.
 small_disk() { mount -t tmpfs -o "size=$2,mode=700,uid=$(id -u postgres),gid=$(id -g postgres)" tmpfs "$bed/data/$1"; }
 logs() { cat "$bed/log/$1.log"; }

@@ -5,13 +5,13 @@ drill() {
     local begun before
     followed worker leaf
     load_start
-    cut worker
+    isolate worker
     before=$(ack_count)
     step "cut for $(scaled 60) s"
     sleep "$(scaled 60)"
     load_goes_on
     measured "commits while cut" "$(($(ack_count) - before))"
-    heal worker
+    rejoin worker
     begun=$(now)
     wait_until 90 "the leaf gets what was committed while it was cut off" \
         sql_true leaf "select count(*) >= $(ack_count) from purchase"
