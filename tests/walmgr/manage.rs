@@ -34,7 +34,11 @@ async fn setup_restarts_by_the_configurations_command_and_takes_the_first_backup
     stage.directory("log");
     configure(&stage, "");
     let said = stage.walmgr(&["setup", "--dry-run"]).with(3, &[]);
-    for line in ["minimal", "to be set, needs a restart", "archive_command"] {
+    for line in [
+        "replica, was minimal",
+        "to be set, needs a restart",
+        "archive_command",
+    ] {
         assert!(said.out.contains(line), "{said:?}");
     }
     assert!(!stage.store().exists(), "nothing was made");
@@ -128,15 +132,17 @@ async fn setup_takes_nothing_away_from_others() {
 async fn wal_that_does_not_arrive_is_no_success() {
     let stage = Stage::new().await;
     configure(&stage, "");
-    // The server's user runs what cannot work: a store that is gone after it was made.
+    // A second store, which the daemon of before will not know.
     stage.walmgr(&["setup"]).with(0, &[]);
     let gone = stage.path("gone");
     let second = format!("stores = {}, {}", stage.store().display(), gone.display());
     configure(&stage, &format!("{second}\nstores_needed = 1"));
+    // It may be a file system that is not mounted.
+    stage.walmgr(&["setup"]).with(1, &["gone", "create-store"]);
+    assert!(!gone.exists());
     fs::create_dir(&gone).unwrap();
     fs::set_permissions(&gone, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     stage.walmgr(&["setup"]).with(0, &[]);
-    // A daemon of the configuration as it was before does not know the second one.
     configure(&stage, "");
     let daemon = stage.daemon().await;
     configure(&stage, &second);
@@ -237,8 +243,8 @@ async fn commits_wait_only_for_standbys_that_are_there() {
     configure(&stage, "");
     let client = stage.client().await;
     for (names, words) in [
-        ("*", "there are 0"),
-        ("ANY 2 (a, b)", "needs 2 standbys"),
+        ("*", "asks for 1 that stream, and 0 do"),
+        ("ANY 2 (a, b)", "asks for 2 that stream"),
         ("skytide", "No standby is connected"),
     ] {
         stage.walmgr(&["synch-standby", names]).with(1, &[words, "HINT"]);

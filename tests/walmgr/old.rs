@@ -189,7 +189,7 @@ async fn bytes_of_a_segment_go_behind_what_the_store_has() {
         .with(1, &["has 50 bytes"]);
     let mut damaged = bytes[150_000..400_000].to_vec();
     damaged[60_000] ^= 4;
-    push(&full, 150_000, &damaged).with(1, &["not sound WAL"]);
+    push(&full, 150_000, &damaged).with(1, &["damaged where it comes from", "wrong checksum"]);
     let kept = boundary(&stage.store()).await.as_u64() & 0xFF_FFFF;
     assert!((150_000 - 9000..210_000).contains(&(kept as usize)), "{kept}");
     push(&full, 150_000, &bytes[150_000..]).with(0, &[]);

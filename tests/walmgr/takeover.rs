@@ -12,6 +12,7 @@ use super::stage::{PATIENCE, Restored, Stage, content};
 async fn stage() -> Stage {
     let stage = Stage::new().await;
     configure(&stage, "");
+    stage.segment(10).await;
     stage.walmgr(&["setup", "--backup"]).with(0, &[]);
     stage
 }

@@ -82,7 +82,7 @@ pub enum ServerError {
     },
     #[error("the server does not take writes {waited:?} after it was told to")]
     NotPromoted { waited: Duration },
-    #[error("{names} needs {needed} standbys that stream, and there are {there}: every commit would wait")]
+    #[error("every commit would wait: {names} asks for {needed} that stream, and {there} do")]
     WouldHang {
         names: SyncNames,
         needed: u32,

@@ -51,7 +51,8 @@ select pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_replay_lsn()::text
 
 pub const REPLAYED: &str = "select pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_replay_lsn()::text";
 
-pub const PROMOTE: &str = "select pg_catalog.pg_promote(true, $1)";
+/// Only tells the server to: its own waiting looks every 100 ms.
+pub const PROMOTE: &str = "select pg_catalog.pg_promote(false)";
 
 /// Takes a transaction id, which no standby can give.
 pub const WRITE: &str = "\

@@ -156,7 +156,7 @@ pub async fn unset(session: &Session) -> Result<(), ServerError> {
 
 pub(super) async fn set(session: &Session, name: &'static str, value: &str) -> Result<(), ServerError> {
     let statement = format!("alter system set {name} = {}", quote_literal(value));
-    tracing::info!(name, value, "alter system");
+    tracing::debug!(name, value, "alter system");
     session
         .batch_execute(&statement)
         .await

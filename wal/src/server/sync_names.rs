@@ -237,7 +237,7 @@ pub async fn name_them(
         let waited_for = |standby: &&Connected| ["sync", "quorum"].contains(&standby.sync_state.as_str());
         let counted = after.iter().filter(waited_for).count();
         let settled = match names.names.is_empty() {
-            true => counted == 0,
+            true => after.iter().all(|standby| standby.sync_state == "async"),
             false => counted >= (names.count as usize).min(there),
         };
         if settled || Instant::now() > end {

@@ -113,14 +113,10 @@ pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
     let replayed_in = began.elapsed();
     fail::fail_point!("takeover::replayed");
     let began = Instant::now();
-    let seconds = i32::try_from(settings.patience.as_secs().max(1)).unwrap_or(i32::MAX);
-    let promoted = session.query_one(queries::PROMOTE, &[&seconds]).await;
-    let promoted: bool = promoted.doing("promote the standby (pg_promote)")?.get(0);
-    if !promoted {
-        return Err(ServerError::NotPromoted {
-            waited: settings.patience,
-        });
-    }
+    session
+        .execute(queries::PROMOTE, &[])
+        .await
+        .doing("promote the standby (pg_promote)")?;
     drop(session);
     done(settings, stored, replayed_in, began).await
 }

@@ -180,10 +180,11 @@ fn stores(values: &Values) -> Result<Vec<StoreAt>, ConfigError> {
         Some((host, _)) if host.contains('/') => text,
         Some((host, path)) if is_this_host(host) => path,
         Some((host, _)) => {
+            let name = host_of(host);
             return Err(values.bad(
                 key,
                 format!(
-                    "it is on host {host}, and nothing is sent over ssh: set stores = peer://{host}:PORT, where the \
+                    "it is on host {host}, and nothing is sent over ssh: set stores = peer://{name}:PORT, where the \
                      daemon there listens (store_listen), or a directory of this host"
                 ),
             ));
@@ -207,8 +208,13 @@ fn stores(values: &Values) -> Result<Vec<StoreAt>, ConfigError> {
     Ok(vec![StoreAt::Dir(dir)])
 }
 
+/// Without the user that ssh would log in as.
+fn host_of(text: &str) -> &str {
+    text.rsplit_once('@').map_or(text, |(_, host)| host)
+}
+
 fn is_this_host(host: &str) -> bool {
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let host = host_of(host);
     ["localhost", "127.0.0.1", "::1"].contains(&host) || host.eq_ignore_ascii_case(&host_name())
 }
 
@@ -218,7 +224,7 @@ fn slot_name(job: &str) -> String {
         c if c.is_ascii_lowercase() || c.is_ascii_digit() => c,
         _ => '_',
     };
-    job.chars().map(plain).collect()
+    job.chars().take(63).map(plain).collect()
 }
 
 impl WalmgrSettings {
@@ -280,5 +286,67 @@ impl WalmgrSettings {
                 None => None,
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<WalmgrSettings, ConfigError> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("wal-job.ini");
+        std::fs::write(&path, text).expect("write");
+        WalmgrSettings::load(&path, &Overrides::default())
+    }
+
+    fn stores(text: &str) -> Vec<StoreAt> {
+        load(text).expect("legal").stores
+    }
+
+    #[test]
+    fn an_old_files_place_becomes_the_store() {
+        let dir = |path: &str| vec![StoreAt::Dir(path.into())];
+        let slave = "[walmgr]\nwalmgr_data = /srv/wal\ncompleted_wals = %(walmgr_data)s/logs.complete\n";
+        assert_eq!(stores(slave), dir("/srv/wal"));
+        assert_eq!(stores("[walmgr]\nwalmgr_data = /srv/wal\n"), dir("/srv/wal"));
+        let here = "[walmgr]\nslave = localhost\ncompleted_wals = %(slave)s:/srv/wal/logs.complete\n";
+        assert_eq!(stores(here), dir("/srv/wal"));
+        let both = format!("{slave}stores = /srv/other\n");
+        assert_eq!(stores(&both), dir("/srv/other"), "what is said goes before");
+        for (far, host) in [
+            ("completed_wals = db2:/srv/logs.complete", "db2"),
+            ("walmgr_data = postgres@db2:~/walshipping", "postgres@db2"),
+        ] {
+            let error = load(&format!("[walmgr]\n{far}\n"))
+                .expect_err("it is elsewhere")
+                .to_string();
+            assert!(error.contains(host) && error.contains("peer://"), "{error}");
+        }
+        for wrong in [
+            "completed_wals = logs.complete",
+            "completed_wals = /logs.complete",
+            "slave = db2",
+        ] {
+            assert!(load(&format!("[walmgr]\n{wrong}\n")).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_standbys_file_is_known_by_its_data_directory() {
+        let standby = load("[walmgr]\nstores = /s\nslave_data = /d\n").expect("legal");
+        assert_eq!(
+            (standby.role, standby.data_dir.as_deref()),
+            (Role::Standby, Some(Path::new("/d")))
+        );
+        let both = load("[walmgr]\nstores = /s\nslave_data = /d\nmaster_data = /m\n").expect("legal");
+        assert_eq!(
+            (both.role, both.data_dir.as_deref()),
+            (Role::Any, Some(Path::new("/m")))
+        );
+        let slot = |settings: &WalmgrSettings| settings.standby_slot.as_ref().map(ToString::to_string);
+        assert_eq!(slot(&standby).as_deref(), Some("wal_job"));
+        let none = load("[walmgr]\nstores = /s\nprimary_slot_name =\n").expect("legal");
+        assert_eq!(slot(&none), None);
     }
 }

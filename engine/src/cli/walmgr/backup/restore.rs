@@ -212,7 +212,13 @@ pub async fn run(
     let restored = restore(settings, conf, args, context).await?;
     match context.output.mode() {
         OutputMode::Json => context.output.json(&restored)?,
-        OutputMode::Table => context.output.line(restored.words())?,
+        OutputMode::Table => {
+            context.output.line(restored.words())?;
+            if restored.done.is_some() {
+                let dir = restored.data_dir.display();
+                context.output.line(format!("next: pg_ctl -D {dir} start"))?;
+            }
+        }
     }
     Ok(Outcome::Done)
 }
@@ -363,7 +369,6 @@ impl Restored {
                 done.removed_files,
                 unit::show_size(done.read_bytes)
             ));
-            lines.push(format!("next: pg_ctl -D {} start", shown.data_dir.display()));
         }
         lines.join("\n")
     }

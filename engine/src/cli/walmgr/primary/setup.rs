@@ -129,7 +129,8 @@ pub async fn run(
             false => Outcome::Done,
         });
     }
-    report.stores = stores(settings, identity).await?;
+    let archives = |setting: &Setting| setting.name == "archive_command" && setting.change == Change::None;
+    report.stores = stores(settings, identity, before.iter().any(archives)).await?;
     server::apply(&session, &before).await?;
     let (session, after) = restarted(settings, session, &wanted).await?;
     report.settings = rows(&before, &after, false);
@@ -203,9 +204,14 @@ select (select system_identifier from pg_catalog.pg_control_system()), pg_catalo
     })
 }
 
-async fn stores(settings: &WalmgrSettings, identity: Identity) -> anyhow::Result<Vec<String>> {
+/// Makes what is not there. Where WAL is archived already, a directory that is gone is a file system that is not mounted.
+async fn stores(
+    settings: &WalmgrSettings,
+    identity: Identity,
+    archives: bool,
+) -> anyhow::Result<Vec<String>> {
     for at in &settings.stores {
-        if let StoreAt::Dir(path) = at {
+        if let (StoreAt::Dir(path), false) = (at, archives) {
             DirStore::create(path)?;
         }
     }
@@ -287,13 +293,17 @@ fn say(report: &Report, dry_run: bool, context: &Context) -> anyhow::Result<()> 
     if out.mode() == OutputMode::Json {
         return out.json(report);
     }
-    out.rows(&["Setting", "Was", "Is", ""], &report.settings, |row| {
-        vec![
-            row.name.to_owned(),
-            row.was.clone(),
-            row.now.clone(),
-            row.state.to_owned(),
-        ]
+    let told: Vec<&Row> = report
+        .settings
+        .iter()
+        .filter(|row| !(row.was.is_empty() && row.now.is_empty()))
+        .collect();
+    out.rows(&["Setting", "", "Value"], &told, |row| {
+        let value = match row.was == row.now || ["", "(disabled)"].contains(&row.was.as_str()) {
+            true => row.now.clone(),
+            false => format!("{}, was {}", row.now, row.was),
+        };
+        vec![row.name.to_owned(), row.state.to_owned(), value]
     })?;
     for location in &report.stores {
         out.line(format!("store {location} is ready"))?;

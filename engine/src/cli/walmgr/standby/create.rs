@@ -289,7 +289,8 @@ fn say(report: &Report, dir: &Path, args: &CreateArgs, context: &Context) -> any
     match &report.replay_lsn {
         Some(lsn) => out.line(format!("it runs, and has replayed up to {lsn}"))?,
         None if args.dry_run => out.note("nothing was done"),
-        None => {}
+        None if report.already => {}
+        None => out.line(format!("next: pg_ctl -D {} start", dir.display()))?,
     }
     Ok(Outcome::Done)
 }
