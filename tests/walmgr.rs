@@ -1,12 +1,13 @@
 //! WAL goes into stores and comes back, or somebody is told exactly why not.
 
 mod backup;
-mod copy;
+pub mod copy;
 mod kills;
+pub mod load;
 mod receive;
 mod salvage;
 mod ship;
-mod stage;
+pub mod stage;
 
 use std::fs;
 

@@ -18,7 +18,7 @@ use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, TimelineId};
 const CONTROL_READS: usize = 50;
 
 #[derive(Debug, Clone)]
-pub(super) struct WalDir {
+pub(crate) struct WalDir {
     pg_wal: PathBuf,
     size: SegmentSize,
 }
@@ -101,7 +101,7 @@ impl WalDir {
 }
 
 /// The control file, whole.
-pub(super) fn control(data_dir: &Path) -> Result<ControlFile, ShipError> {
+pub(crate) fn control(data_dir: &Path) -> Result<ControlFile, ShipError> {
     let path = data_dir.join(control::PATH);
     let mut tries = 0;
     loop {
@@ -115,7 +115,7 @@ pub(super) fn control(data_dir: &Path) -> Result<ControlFile, ShipError> {
 }
 
 /// The postmaster that the directory's pid file names, if such a process lives.
-pub(super) fn postmaster(data_dir: &Path) -> Result<Option<i32>, FileError> {
+pub(crate) fn postmaster(data_dir: &Path) -> Result<Option<i32>, FileError> {
     let path = data_dir.join("postmaster.pid");
     let text = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

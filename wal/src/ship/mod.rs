@@ -18,10 +18,10 @@ use skytide_sql::conn::{ConnectString, Session, connect};
 use skytide_sql::fault::Fault;
 use tokio::sync::watch;
 
+pub(crate) use dir::{WalDir, control, postmaster};
 pub use error::ShipError;
-pub use salvage::{SalvageSettings, Salvaged, StoreSalvage, salvage};
+pub use salvage::{DeadServer, SalvageSettings, Salvaged, StoreSalvage, salvage};
 
-use self::dir::WalDir;
 use self::feed::Feed;
 use crate::TimelineId;
 use crate::receive::Phase;

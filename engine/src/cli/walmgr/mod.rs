@@ -13,14 +13,17 @@ mod store;
 mod window;
 mod wire;
 
+pub use backup::restore::restore_command;
 pub use restore::STOP as STOP_RECOVERY;
+pub use status::moment;
+pub use store::open_all;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
 use super::failure::Failure;
-use super::{Context, Outcome};
+use super::{Context, Outcome, promote};
 use crate::config::keys::WALMGR;
 use crate::config::pages;
 use crate::config::settings::WalmgrSettings;
@@ -86,6 +89,8 @@ pub enum WalmgrCommand {
     /// Remove backups and WAL that nothing needs any more.
     #[command(after_help = backup::purge::HELP)]
     Purge(backup::purge::PurgeArgs),
+    /// Make a standby the primary, as skytide promote.
+    Promote(promote::PromoteWish),
     /// Answer archive and restore-wal at once: archive ahead, fetch ahead.
     Daemon,
 }
@@ -116,6 +121,7 @@ pub async fn run(args: WalmgrArgs, context: &Context) -> anyhow::Result<Outcome>
         WalmgrCommand::Ship => Box::pin(ship::run(&args.daemon, load()?, context)).await,
         WalmgrCommand::Salvage(salvage) => Box::pin(salvage::run(&load()?, &salvage, context)).await,
         WalmgrCommand::Status(status) => Box::pin(status::run(&load()?, &status, context)).await,
+        WalmgrCommand::Promote(wish) => Box::pin(promote::carry_out(&conf, &wish, context)).await,
         WalmgrCommand::Daemon => Box::pin(daemon::run(&args.daemon, load()?, context)).await,
     }
 }

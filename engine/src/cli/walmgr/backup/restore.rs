@@ -319,7 +319,7 @@ fn say(shown: &Shown, context: &Context) -> anyhow::Result<Outcome> {
 }
 
 /// This program with this configuration. PostgreSQL runs it by a shell, in the data directory.
-fn restore_command(conf: &Path) -> anyhow::Result<String> {
+pub fn restore_command(conf: &Path) -> anyhow::Result<String> {
     let program = std::env::current_exe().context("find this program")?;
     let conf = std::path::absolute(conf).context("find the configuration")?;
     Ok(format!(
