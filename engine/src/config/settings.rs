@@ -214,7 +214,9 @@ impl TickerSettings {
     }
 }
 
+mod promote;
 mod walmgr;
+pub use promote::PromoteSettings;
 pub use walmgr::{Role, StoreAt, WalmgrSettings, socket_beside};
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl Recovery {
 }
 
 /// A value in a configuration file (`utils/misc/guc-file.l`): quotes and backslashes are doubled.
-fn quote(value: &str) -> String {
+pub(crate) fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 

@@ -18,7 +18,7 @@ use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, TimelineId};
 const CONTROL_READS: usize = 50;
 
 #[derive(Debug, Clone)]
-pub(super) struct WalDir {
+pub(crate) struct WalDir {
     pg_wal: PathBuf,
     size: SegmentSize,
 }
@@ -101,7 +101,7 @@ impl WalDir {
 }
 
 /// The control file, whole.
-pub(super) fn control(data_dir: &Path) -> Result<ControlFile, ShipError> {
+pub(crate) fn control(data_dir: &Path) -> Result<ControlFile, ShipError> {
     let path = data_dir.join(control::PATH);
     let mut tries = 0;
     loop {

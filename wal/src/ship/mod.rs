@@ -19,11 +19,11 @@ use skytide_sql::conn::{ConnectString, Session, connect};
 use skytide_sql::fault::Fault;
 use tokio::sync::watch;
 
+pub(crate) use dir::{WalDir, control};
 pub use error::ShipError;
 pub use push::{PushSettings, Pushed, push};
-pub use salvage::{SalvageSettings, Salvaged, StoreSalvage, salvage};
+pub use salvage::{DeadServer, SalvageSettings, Salvaged, StoreSalvage, salvage};
 
-use self::dir::WalDir;
 use self::feed::Feed;
 use crate::TimelineId;
 use crate::receive::Phase;

@@ -51,8 +51,8 @@ pub async fn push(
     let mut path = None;
     for store in &settings.stores {
         path = match history_in(&**store, segment.timeline()).await {
-            Ok(path) => Some(Arc::new(path)),
-            Err(_) => continue,
+            Ok(Some(path)) => Some(Arc::new(path)),
+            Ok(None) | Err(_) => continue,
         };
         break;
     }

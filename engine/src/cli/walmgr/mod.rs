@@ -18,7 +18,10 @@ mod sync;
 mod window;
 mod wire;
 
+pub use line::restore_command;
 pub use restore::STOP as STOP_RECOVERY;
+pub use status::moment;
+pub use store::open_all;
 
 use std::path::PathBuf;
 
@@ -29,7 +32,7 @@ use tracing::subscriber::{NoSubscriber, with_default};
 use self::old::init::InitArgs;
 
 use super::failure::Failure;
-use super::{Context, Outcome};
+use super::{Context, Outcome, promote};
 use crate::config::keys::WALMGR;
 use crate::config::pages;
 use crate::config::settings::WalmgrSettings;
@@ -131,6 +134,8 @@ pub enum WalmgrCommand {
     /// Remove this host's stores and the configuration.
     #[command(after_help = old::cleanup::HELP)]
     Cleanup(old::cleanup::CleanupArgs),
+    /// Make a standby the primary, as skytide promote.
+    Promote(promote::PromoteWish),
     /// Answer archive and restore-wal at once: archive ahead, fetch ahead.
     Daemon,
     /// Put bytes of a segment from standard input behind what the stores have.
@@ -252,6 +257,7 @@ pub async fn run(args: WalmgrArgs, context: &Context) -> anyhow::Result<Outcome>
         WalmgrCommand::Ship => Box::pin(ship::run(&args.daemon, load()?, context)).await,
         WalmgrCommand::Salvage(salvage) => Box::pin(salvage::run(&load()?, &salvage, context)).await,
         WalmgrCommand::Status(status) => Box::pin(status::run(&load()?, &status, context)).await,
+        WalmgrCommand::Promote(wish) => Box::pin(promote::carry_out(&conf, &wish, context)).await,
         WalmgrCommand::Daemon => Box::pin(daemon::run(&args.daemon, load()?, context)).await,
     }
 }

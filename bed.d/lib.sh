@@ -1,0 +1,111 @@
+# What drills are written with. A world (net.sh, compose.sh) gives them hosts:
+#
+#   world_up HOST...     world_down          hosts that run, and none any more
+#   on HOST COMMAND...                       a command there, with that host's passwords, in its data directory
+#   start HOST           stop HOST           stop is SIGTERM, and waits
+#   kill_host HOST                           SIGKILL for all of it at once
+#   isolate HOST         rejoin HOST         its link to the provider's network goes dark, silently; and comes back
+#   spawn HOST COMMAND...                    the same, and it is not waited for
+#   logs HOST
+# shellcheck shell=bash
+
+# Times of a drill are for production; BED_SCALE=0.1 makes them short.
+scaled() { awk -v s="$1" -v f="${BED_SCALE:-1}" 'BEGIN { t = s * f; print (t < 1) ? 1 : t }'; }
+
+now() { date +%s.%N; }
+since() { awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f", b - a }'; }
+
+step() { printf '    %s\n' "$*"; }
+measured() { printf '      %-52s %s\n' "$1" "$2"; }
+fails() {
+    printf '    FAILED: %s\n' "$*"
+    return 1
+}
+
+# wait_until SECONDS WHAT COMMAND...: the condition, not a time, decides; the limit is for what never comes.
+wait_until() {
+    local limit=$1 what=$2 end
+    shift 2
+    end=$((SECONDS + limit))
+    until "$@" >/dev/null 2>&1; do
+        [ "$SECONDS" -lt "$end" ] || fails "not within $limit s: $what" || return 1
+        sleep 0.1
+    done
+}
+
+# As the administrator of a server, on its own host.
+sql() { # HOST SQL
+    on "$1" bed-host sql -d shop -c "$2"
+}
+sql_true() { [ "$(sql "$1" "$2")" = t ]; }
+is() { [ "$(sql "$1" "$2")" = "$3" ]; } # HOST SQL VALUE
+
+# --- load -----------------------------------------------------------------------------------------------------------
+
+load_start() { # [clients] [hosts]
+    spawn client env BED_TARGETS="${2:-provider}" bed-host load "${1:-4}"
+    wait_until 60 "the first commits" acks_over 20
+    step "load: ${1:-4} clients write to ${2:-provider}"
+}
+acks() { on client sh -c 'cat load/acks.*'; }
+ack_count() { acks | wc -l; }
+acks_over() { [ "$(ack_count)" -gt "$1" ]; }
+# The clients got commits after now.
+load_goes_on() { wait_until 90 "clients commit again" acks_over "$(($(ack_count) + 20))"; }
+load_stop() {
+    on client touch load/stop
+    wait_until 90 "clients end" on client test -e load/over
+    measured "commits acknowledged" "$(ack_count)"
+}
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+# How many acknowledged commits a server does not have.
+missing_on() {
+    acks | on "$1" bed-host sql -d shop -c "create temp table acked (client int, seq bigint)" \
+        -c "\\copy acked from pstdin with (delimiter ' ')" \
+        -c "select count(*) from acked left join purchase using (client, seq) where purchase.seq is null"
+}
+
+# count and sum of all rows: computed here, apart from skytide's own compare
+digest() {
+    sql "$1" "select 'purchase', count(*), sum(hashtextextended(p::text, 0)::numeric) from purchase p union all
+        select 'account', count(*), sum(hashtextextended(a::text, 0)::numeric) from account a order by 1"
+}
+
+# No acknowledged commit is missing on a server, and no half transaction is there.
+holds_all() {
+    local missing sums
+    missing=$(missing_on "$1")
+    [ "$missing" = 0 ] || fails "$missing acknowledged commits are not on $1" || return 1
+    sums=$(sql "$1" "select (select coalesce(sum(amount), 0) from purchase) - (select sum(balance) from account)")
+    [ "$sums" = 0 ] || fails "$1 has halves of transactions: sums differ by $sums" || return 1
+}
+
+# The clients have ended: provider and leaf are equal, and have all that was acknowledged.
+equal() { # worker's host, leaf, [provider]
+    local worker=$1 leaf=$2 provider=${3:-provider} begun out
+    begun=$(now)
+    out=$(on "$worker" skytide londiste "$leaf.ini" compare --patience 120) ||
+        fails "compare says: $out" || return 1
+    measured "$leaf in step after the load's end" "$(since "$begun") s"
+    holds_all "$provider" && holds_all "$leaf" || return 1
+    [ "$(digest "$provider")" = "$(digest "$leaf")" ] || fails "digests of $provider and $leaf differ" || return 1
+    step "$leaf equals $provider; all acknowledged commits are on both (${out##*$'\n'})"
+}
+
+followed() { # worker's host, leaf: every table has been copied
+    wait_until ${BED_PATIENCE:-120} "the tables of $2 are copied" on "$1" skytide londiste "$2.ini" wait-sync
+}
+
+# --- drills -----------------------------------------------------------------------------------------------------------
+
+drills_dir=$(dirname "${BASH_SOURCE[0]}")/drills
+all_drills() { (cd "$drills_dir" && printf '%s\n' [0-9]*-*.sh | sed 's/^[0-9]*-\(.*\)\.sh$/\1/'); }
+drill_file() {
+    local files=("$drills_dir"/[0-9]*-"$1".sh)
+    [ -f "${files[0]}" ] || return 1
+    printf '%s\n' "${files[0]}"
+}
+# about FILE: its first comment
+about() { sed -n '/^# /{s/^# //p};/^[^#]/q' "$1"; }
