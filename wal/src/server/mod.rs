@@ -6,6 +6,7 @@
 
 mod archiving;
 mod error;
+mod facts;
 mod pidfile;
 mod queries;
 mod replay;
@@ -15,6 +16,7 @@ mod takeover;
 
 pub use archiving::{Idle, Proof, ends_segment, prove, switch_if_idle};
 pub use error::ServerError;
+pub use facts::{has_slot, primary, replayed};
 pub use pidfile::Postmaster;
 pub use replay::{Replay, pause, resume};
 pub use settings::{Change, Setting, Wanted, apply, is_foreign, read, running, unset};

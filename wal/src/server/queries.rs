@@ -11,6 +11,12 @@ pub const SETTING: &str = "select pg_catalog.current_setting($1, true)";
 
 pub const RELOAD: &str = "select pg_catalog.pg_reload_conf()";
 
+pub const CLUSTER: &str = "\
+select (select system_identifier from pg_catalog.pg_control_system()), pg_catalog.pg_is_in_recovery(),
+       (select setting::int8 from pg_catalog.pg_settings where name = 'wal_segment_size')";
+
+pub const SLOT: &str = "select from pg_catalog.pg_replication_slots where slot_name = $1";
+
 pub const IN_RECOVERY: &str = "select pg_catalog.pg_is_in_recovery()";
 
 /// A record of its own, so that there is something to switch away from.

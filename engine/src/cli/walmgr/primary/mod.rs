@@ -6,13 +6,13 @@ pub mod stop;
 pub mod sync_names;
 
 use skytide_sql::conn::{ConnectString, Session, connect};
-use skytide_wal::server::ServerError;
+use skytide_wal::server::{self, ServerError};
 
 use super::store;
 use crate::cli::failure::{Advice, Failure};
 use crate::config::settings::WalmgrSettings;
 
-/// The configured server.
+/// The configured server's connect string.
 fn target(settings: &WalmgrSettings) -> anyhow::Result<&ConnectString> {
     let target = settings.server.as_ref();
     Ok(target.ok_or_else(|| {
@@ -21,8 +21,11 @@ fn target(settings: &WalmgrSettings) -> anyhow::Result<&ConnectString> {
     })?)
 }
 
+/// The configured server, which has to be a primary.
 async fn session(settings: &WalmgrSettings) -> anyhow::Result<Session> {
-    Ok(connect(target(settings)?, &settings.process.job_name).await?)
+    let session = connect(target(settings)?, &settings.process.job_name).await?;
+    server::primary(&session).await?;
+    Ok(session)
 }
 
 impl Advice for ServerError {

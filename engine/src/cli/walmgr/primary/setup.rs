@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::Serialize;
 use skytide_sql::conn::{Session, connect};
-use skytide_wal::SegmentSize;
 use skytide_wal::backup::{Summary, list};
-use skytide_wal::server::{self, Change, Proof, ServerError, Setting, Wanted};
+use skytide_wal::server::{self, Change, Proof, Setting, Wanted};
 use skytide_wal::store::DirStore;
 use skytide_wal::store::identity::Identity;
 use skytide_wal::walsender::{Client, Mode};
@@ -178,30 +177,16 @@ fn same_user(settings: &WalmgrSettings) -> anyhow::Result<()> {
 
 /// The server's, which has to be the data directory's.
 async fn identity(settings: &WalmgrSettings, session: &Session) -> anyhow::Result<Identity> {
-    const IDENTITY: &str = "\
-select (select system_identifier from pg_catalog.pg_control_system()), pg_catalog.pg_is_in_recovery(),
-       (select setting::int8 from pg_catalog.pg_settings where name = 'wal_segment_size')";
-    let row = session
-        .query_one(IDENTITY, &[])
-        .await
-        .context("ask which cluster it is")?;
-    if row.get(1) {
-        return Err(ServerError::NoPrimary.into());
-    }
-    let (system_id, segment_bytes): (i64, i64) = (row.get(0), row.get(2));
-    let system_id = system_id.cast_unsigned();
-    let segment_size = u32::try_from(segment_bytes).ok().and_then(SegmentSize::new);
-    if let Some(directory) = store::system_id(settings)?.filter(|directory| *directory != system_id) {
-        return Err(Failure::usage(format!(
-            "the server has system identifier {system_id}, the data directory {directory}"
+    let identity = server::primary(session).await?;
+    let server = identity.system_id;
+    match store::system_id(settings)?.filter(|directory| *directory != server) {
+        None => Ok(identity),
+        Some(directory) => Err(Failure::usage(format!(
+            "the server has system identifier {server}, the data directory {directory}"
         ))
         .hint("Set master_db and master_data to the same server.")
-        .into());
+        .into()),
     }
-    Ok(Identity {
-        system_id,
-        segment_size: segment_size.context("the server has no possible segment size")?,
-    })
 }
 
 /// Makes what is not there. Where WAL is archived already, a directory that is gone is a file system that is not mounted.

@@ -73,7 +73,10 @@ pub async fn run(settings: &WalmgrSettings, args: &StopArgs, context: &Context) 
     }
     no_longer_waited_for(settings, &session).await?;
     server::unset(&session).await?;
-    let slot = slot(settings, &session).await?;
+    let slot = match &settings.receive.slot {
+        Some(slot) if server::has_slot(&session, slot).await? => Some(slot.to_string()),
+        _ => None,
+    };
     let mut restart_needed = mode != "off";
     if let (true, Some(command)) = (restart_needed, &settings.commands.restart_primary) {
         drop(session);
@@ -110,22 +113,6 @@ async fn no_longer_waited_for(
         server::name_them(session, &nobody, true, Duration::from_secs(10)).await?;
     }
     Ok(())
-}
-
-async fn slot(
-    settings: &WalmgrSettings,
-    session: &skytide_sql::conn::Session,
-) -> anyhow::Result<Option<String>> {
-    let Some(slot) = &settings.receive.slot else {
-        return Ok(None);
-    };
-    let found = session
-        .query_opt(
-            "select slot_name::text from pg_catalog.pg_replication_slots where slot_name = $1",
-            &[&slot.as_str()],
-        )
-        .await?;
-    Ok(found.map(|row| row.get(0)))
 }
 
 fn say(report: &Report, context: &Context) -> anyhow::Result<Outcome> {

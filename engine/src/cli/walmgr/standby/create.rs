@@ -14,7 +14,7 @@ use skytide_sql::{Lsn, SlotName};
 use skytide_wal::backup::list;
 use skytide_wal::backup::restore::MARKER;
 use skytide_wal::control::{self, ControlFile};
-use skytide_wal::server::{Postmaster, ServerError};
+use skytide_wal::server::{self, Postmaster, ServerError};
 use skytide_wal::walsender::{Client, Mode, SlotLifetime, WalReservation, WalsenderError};
 
 use super::{data_dir, target};
@@ -244,21 +244,20 @@ async fn restore(
 
 /// Until the server lets us in and replays, or says by its pid file that it lets nobody in.
 async fn replays(settings: &WalmgrSettings, dir: &Path, patience: Duration) -> anyhow::Result<Lsn> {
-    const REPLAYED: &str = "select pg_catalog.pg_last_wal_replay_lsn()::text";
     let began = Instant::now();
     loop {
         let late = began.elapsed() > patience;
         let found = match target(settings) {
             Ok(server) => match connect(&server, &settings.process.job_name).await {
-                Ok(session) => session.query_one(REPLAYED, &[]).await.ok(),
+                // It may end those that come early.
+                Ok(session) => server::replayed(&session).await.unwrap_or_default(),
                 Err(error) if late => return Err(error.into()),
                 Err(_) => None,
             },
             Err(error) if late => return Err(error),
             Err(_) => None,
         };
-        let lsn = found.and_then(|row| row.get::<_, Option<String>>(0)?.parse::<Lsn>().ok());
-        match lsn {
+        match found {
             Some(lsn) => return Ok(lsn),
             None if late => {
                 return Err(ServerError::NotRunning {
