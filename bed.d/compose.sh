@@ -17,6 +17,9 @@ compose() {
     $compose_command "$@"
 }
 
+# Of the services of all profiles.
+everything() { COMPOSE_PROFILES=all,metrics compose "$@"; }
+
 # --- engine and images ------------------------------------------------------------------------------------------------
 
 engine_answers() { docker info >/dev/null 2>&1; }
@@ -159,10 +162,10 @@ bed_up() {
 bed_down() {
     engine_answers || { stop_engine && return; }
     if [ "${1:-}" = -v ]; then
-        COMPOSE_PROFILES=all,queue,replication,walmgr,metrics compose down -v --remove-orphans
+        everything down -v --remove-orphans
         stop_engine
     else
-        COMPOSE_PROFILES=all,queue,replication,walmgr,metrics compose down --remove-orphans
+        everything down --remove-orphans
     fi
 }
 
@@ -192,8 +195,16 @@ world_process() { "$here/bed" "$@" </dev/null; }
 # Hosts that are up serve one drill after the other, but for drills that need, and leave behind, something else.
 world_for_drill() {
     export COMPOSE_PROFILES=${profiles:-}
+    local pair
+    for pair in ${majors:-}; do
+        case $pair in
+        provider=*) export BED_PROVIDER_MAJOR=${pair#*=} ;;
+        leaf=*) export BED_LEAF_MAJOR=${pair#*=} ;;
+        esac
+    done
+    if [ -n "${small:-}" ]; then export COMPOSE_FILE=docker-compose.yml:bed.d/compose.small.yml; fi
     if [ -n "${fresh:-}" ]; then
-        compose down -v --remove-orphans >/dev/null 2>&1 || true
+        everything down -v --remove-orphans >/dev/null 2>&1 || true
         build_images
     fi
     compose up -d --no-build "$@" >/dev/null 2>&1 || compose up -d --no-build "$@"
@@ -201,8 +212,8 @@ world_for_drill() {
 }
 
 world_after_drill() {
-    if [ -n "${fresh:-}" ] || [ "$verdict" != PASSED ]; then
-        COMPOSE_PROFILES=all,queue,replication,walmgr,metrics compose down -v --remove-orphans >/dev/null 2>&1
+    if [ -n "${fresh:-}" ] || [ "$verdict" = FAILED ]; then
+        everything down -v --remove-orphans >/dev/null 2>&1
     fi
 }
 
@@ -230,3 +241,15 @@ kill_host() { docker kill "$(container "$1")" >/dev/null; }
 isolate() { docker network disconnect "${project}_west" "$(container "$1")"; }
 rejoin() { docker network connect --alias "$1" "${project}_west" "$(container "$1")"; }
 logs() { docker logs "$(container "$1")"; }
+
+etc() { echo /etc/skytide; }
+reissue() { compose run --rm secrets secrets certificate ca "$1" server "$2" >/dev/null 2>&1; }
+visible() {
+    local all
+    mapfile -t all < <(docker ps -aq --filter "label=com.docker.compose.project=$project")
+    docker inspect "${all[@]}"
+    for container in "${all[@]}"; do
+        docker logs "$container" 2>&1
+        docker top "$container" -ww -eo args 2>/dev/null || true
+    done
+}

@@ -6,7 +6,9 @@
 #   kill_host HOST                           SIGKILL for all of it at once
 #   isolate HOST         rejoin HOST         its link to the provider's network goes dark, silently; and comes back
 #   spawn HOST COMMAND...                    the same, and it is not waited for
-#   logs HOST
+#   logs HOST            etc                 what a host said; where it has certificates and passwords
+#   reissue HOST DAYS                        its server's certificate anew
+#   visible                                  all that anybody sees of hosts: logs, process lists, settings
 # shellcheck shell=bash
 
 # Times of a drill are for production; BED_SCALE=0.1 makes them short.
@@ -56,6 +58,17 @@ load_stop() {
     on client touch load/stop
     wait_until 90 "clients end" on client test -e load/over
     measured "commits acknowledged" "$(ack_count)"
+}
+
+# bulk MIB: rows that compress badly, a transaction for each four MiB; nobody acknowledges them, digests count them
+bulk() {
+    local n
+    for ((n = 0; n < $1; n += 4)); do
+        sql provider "insert into purchase (client, seq, account, amount, note)
+            select 0, (extract(epoch from clock_timestamp()) * 1e6)::bigint * 1000 + n, 1, 0,
+                (select string_agg(md5(random()::text || m || n), '') from generate_series(1, 256) m)
+            from generate_series(0, 511) n"
+    done
 }
 
 # --- data -----------------------------------------------------------------------------------------------------------
