@@ -132,6 +132,7 @@ base_image() {
     has_image "$BASE_IMAGE" && return
     docker pull -q "$BASE_IMAGE" >/dev/null 2>&1 && return
     command -v debootstrap >/dev/null || install_packages "debootstrap, to make a base image" debootstrap
+    # shellcheck disable=SC2016 # for apt to expand
     mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' "Codename: $codename" | head -n 1)}
     say "Making the image $BASE_IMAGE of the packages of ${mirror:-the default mirror}"
     root=$(mktemp -d)
@@ -234,10 +235,11 @@ all_healthy() {
 }
 
 on() { docker exec -i "$(container "$1")" bed-host run "${@:2}"; }
+on_stopped() { compose run --rm --no-deps -T "$1" run "${@:2}" 2>/dev/null; }
 spawn() { docker exec -d "$(container "$1")" bed-host run "${@:2}"; }
 start() { docker start "$(container "$1")" >/dev/null; }
 stop() { docker stop -t 60 "$(container "$1")" >/dev/null; }
-kill_host() { docker kill "$(container "$1")" >/dev/null; }
+kill_host() { docker kill "$(container "$1")" >/dev/null 2>&1 || docker stop -t 0 "$(container "$1")" >/dev/null; }
 isolate() { docker network disconnect "${project}_west" "$(container "$1")"; }
 rejoin() { docker network connect --alias "$1" "${project}_west" "$(container "$1")"; }
 logs() { docker logs "$(container "$1")"; }

@@ -148,6 +148,7 @@ exec_host() {
     shift
     bin=${bins[${major[$host]:-$bed_major}]}
     lib=${bin%/bin}/lib-ld
+    # shellcheck disable=SC2016 # for that shell to expand
     [ "$host" = none ] || enter=(nsenter --net="/run/netns/$host" unshare --mount
         sh -c 'mount --bind "$0" /srv/etc && exec "$@"' "$bed/etc/$host")
     local environment=(PATH="$bed/bin:$bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME="$bed/data/$host" LC_ALL=C.UTF-8
@@ -163,6 +164,7 @@ on() {
     shift
     as_host "$host" bed-host run "$@"
 }
+on_stopped() { on "$@"; }
 spawn() { exec_host "$1" bed-host run "${@:2}" >>"$bed/log/$1.log" 2>&1 </dev/null & }
 
 start() {

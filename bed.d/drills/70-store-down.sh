@@ -34,6 +34,7 @@ drill() {
     begun=$(now)
     on walmgr rm -rf restored
     on walmgr skytide walmgr wal.ini restore latest restored >/dev/null 2>&1
+    # shellcheck disable=SC2016 # for that host's shell
     spawn walmgr sh -c 'postgres -D restored -c listen_addresses= -c unix_socket_directories="$BED_DATA"'
     wait_until 180 "the restored server has recovered" sql_true walmgr "select not pg_is_in_recovery()"
     measured "restored and recovered" "$(since "$begun") s"

@@ -37,14 +37,15 @@ drill() {
     sql provider "select pg_reload_conf()" >/dev/null
     wait_until 30 "the server shows its new certificate" fails_with client "certificate verify failed" psql -X "$(as app)" -c 'select 1'
     step "refused: an expired certificate (certificate verify failed)"
-    refused "an expired certificate, by skytide" "expired" \
-        worker skytide doctor --db "$(as repl_root "passfile=$(etc)/pgpass sslmode=verify-full sslrootcert=$(etc)/ca.crt")" --as root
+    # Up to the end of its last second it is good for some.
+    wait_until 30 "skytide refuses the certificate" fails_with worker "expired" skytide doctor --db "$(as repl_root "passfile=$(etc)/pgpass sslmode=verify-full sslrootcert=$(etc)/ca.crt")" --as root
+    step "refused: an expired certificate, by skytide (expired)"
     reissue provider 3650
     sql provider "select pg_reload_conf()" >/dev/null
     wait_until 30 "a good certificate is taken again" on client psql -qAtX "$(as app)" -c 'select 1'
 
     refused "the ticker reading the shop's tables" "permission denied" \
-        provider psql -X -h . "user=postgres dbname=shop channel_binding=disable" -c "set role ticker" -c "select * from purchase"
+        provider bed-host sql -d shop -c "set role ticker" -c "select * from purchase"
     refused "the application reading the queue's tables" "permission denied" client psql -X "$(as app)" -c 'select * from pgq.event_template'
     refused "a producer taking events" "permission denied" client psql -X "$(as producer)" -c "select pgq.next_batch('mail', 'thief')"
     refused "a consumer reading the shop's tables" "permission denied" client psql -X "$(as consumer)" -c 'select * from account'
