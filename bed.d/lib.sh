@@ -87,6 +87,8 @@ digest() {
         select 'account', count(*), sum(hashtextextended(a::text, 0)::numeric) from account a order by 1"
 }
 
+same_digest() { [ "$(digest "$1")" = "$(digest "$2")" ]; }
+
 # No acknowledged commit is missing on a server, and no half transaction is there.
 holds_all() {
     local missing sums
@@ -104,7 +106,7 @@ equal() { # worker's host, leaf, [provider]
         fails "compare says: $out" || return 1
     measured "$leaf in step after the load's end" "$(since "$begun") s"
     holds_all "$provider" && holds_all "$leaf" || return 1
-    [ "$(digest "$provider")" = "$(digest "$leaf")" ] || fails "digests of $provider and $leaf differ" || return 1
+    same_digest "$provider" "$leaf" || fails "digests of $provider and $leaf differ" || return 1
     step "$leaf equals $provider; all acknowledged commits are on both (${out##*$'\n'})"
 }
 
@@ -145,7 +147,7 @@ goes_on_with() { # HOST
     step "the worker says: $(logs worker 2>&1 | grep -A 1 "^ERROR: " | grep -v "^ERROR: .*stopped" | tail -n 1 | sed 's/^[A-Z]*: *//')"
     kill_host worker
     on_stopped worker rm -rf spool
-    on_stopped worker skytide londiste leaf.ini resync --all
+    on_stopped worker skytide londiste leaf.ini resync --all >/dev/null
     start worker
     followed worker leaf
     measured "copied again, the leaf follows $1 after" "$(since "$begun") s"

@@ -8,7 +8,7 @@ drill() {
     stop leaf
     step "leaf stopped"
     from=$(sql provider "select pg_current_wal_lsn()")
-    bulk "$(awk -v n="$(scaled 300)" 'BEGIN { print int(n < 30 ? 30 : n) }')"
+    bulk "$(awk -v n="$(scaled 300)" 'BEGIN { print int(n < 16 ? 16 : n) }')"
     written=$(sql provider "select pg_wal_lsn_diff(pg_current_wal_lsn(), '$from')::bigint")
     measured "WAL written while the leaf is down" "$((written >> 20)) MiB"
     # Where decoding would begin moves with records that a checkpoint writes, too.

@@ -12,7 +12,7 @@ receiving() { is provider "select count(*) from pg_stat_replication where applic
 drill() {
     local begun from
     wait_until 120 "the WAL is received" receiving
-    step "$(on receive skytide walmgr wal.ini backup)"
+    step "$(on receive skytide walmgr wal.ini backup 2>/dev/null)"
     load_start
     isolate walmgr
     step "store away for $(scaled 600) s"
@@ -39,7 +39,7 @@ drill() {
     wait_until 180 "the restored server has recovered" sql_true walmgr "select not pg_is_in_recovery()"
     measured "restored and recovered" "$(since "$begun") s"
     holds_all walmgr
-    [ "$(digest walmgr)" = "$(digest provider)" ] || fails "the restored server differs from the provider"
+    same_digest walmgr provider || fails "the restored server differs from the provider"
     step "the restored server equals the provider"
     on walmgr pg_ctl -D restored -s -m immediate stop
     on walmgr rm -rf restored

@@ -22,7 +22,6 @@ drill() {
     goes_on_with standby
     load_stop
     equal worker leaf standby
-    wait_until 60 "the old primary has all" test "$(digest standby)" = "$(digest provider)"
-    holds_all provider
+    wait_until 60 "the old primary has all" same_digest standby provider
     step "the old primary has all of it as a standby"
 }
