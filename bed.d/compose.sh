@@ -17,6 +17,9 @@ compose() {
     $compose_command "$@"
 }
 
+# Of the services of all profiles.
+everything() { COMPOSE_PROFILES=all,metrics compose "$@"; }
+
 # --- engine and images ------------------------------------------------------------------------------------------------
 
 engine_answers() { docker info >/dev/null 2>&1; }
@@ -129,6 +132,7 @@ base_image() {
     has_image "$BASE_IMAGE" && return
     docker pull -q "$BASE_IMAGE" >/dev/null 2>&1 && return
     command -v debootstrap >/dev/null || install_packages "debootstrap, to make a base image" debootstrap
+    # shellcheck disable=SC2016 # for apt to expand
     mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' "Codename: $codename" | head -n 1)}
     say "Making the image $BASE_IMAGE of the packages of ${mirror:-the default mirror}"
     root=$(mktemp -d)
@@ -159,10 +163,10 @@ bed_up() {
 bed_down() {
     engine_answers || { stop_engine && return; }
     if [ "${1:-}" = -v ]; then
-        COMPOSE_PROFILES=all,queue,replication,walmgr,metrics compose down -v --remove-orphans
+        everything down -v --remove-orphans
         stop_engine
     else
-        COMPOSE_PROFILES=all,queue,replication,walmgr,metrics compose down --remove-orphans
+        everything down --remove-orphans
     fi
 }
 
@@ -192,8 +196,16 @@ world_process() { "$here/bed" "$@" </dev/null; }
 # Hosts that are up serve one drill after the other, but for drills that need, and leave behind, something else.
 world_for_drill() {
     export COMPOSE_PROFILES=${profiles:-}
+    local pair
+    for pair in ${majors:-}; do
+        case $pair in
+        provider=*) export BED_PROVIDER_MAJOR=${pair#*=} ;;
+        leaf=*) export BED_LEAF_MAJOR=${pair#*=} ;;
+        esac
+    done
+    if [ -n "${small:-}" ]; then export COMPOSE_FILE=docker-compose.yml:bed.d/compose.small.yml; fi
     if [ -n "${fresh:-}" ]; then
-        compose down -v --remove-orphans >/dev/null 2>&1 || true
+        everything down -v --remove-orphans >/dev/null 2>&1 || true
         build_images
     fi
     compose up -d --no-build "$@" >/dev/null 2>&1 || compose up -d --no-build "$@"
@@ -201,8 +213,8 @@ world_for_drill() {
 }
 
 world_after_drill() {
-    if [ -n "${fresh:-}" ] || [ "$verdict" != PASSED ]; then
-        COMPOSE_PROFILES=all,queue,replication,walmgr,metrics compose down -v --remove-orphans >/dev/null 2>&1
+    if [ -n "${fresh:-}" ] || [ "$verdict" = FAILED ]; then
+        everything down -v --remove-orphans >/dev/null 2>&1
     fi
 }
 
@@ -223,10 +235,23 @@ all_healthy() {
 }
 
 on() { docker exec -i "$(container "$1")" bed-host run "${@:2}"; }
+on_stopped() { compose run --rm --no-deps -T "$1" run "${@:2}" 2>/dev/null; }
 spawn() { docker exec -d "$(container "$1")" bed-host run "${@:2}"; }
 start() { docker start "$(container "$1")" >/dev/null; }
 stop() { docker stop -t 60 "$(container "$1")" >/dev/null; }
-kill_host() { docker kill "$(container "$1")" >/dev/null; }
+kill_host() { docker kill "$(container "$1")" >/dev/null 2>&1 || docker stop -t 0 "$(container "$1")" >/dev/null; }
 isolate() { docker network disconnect "${project}_west" "$(container "$1")"; }
 rejoin() { docker network connect --alias "$1" "${project}_west" "$(container "$1")"; }
 logs() { docker logs "$(container "$1")"; }
+
+etc() { echo /etc/skytide; }
+reissue() { compose run --rm secrets secrets certificate ca "$1" server "$2" >/dev/null 2>&1; }
+visible() {
+    local all
+    mapfile -t all < <(docker ps -aq --filter "label=com.docker.compose.project=$project")
+    docker inspect "${all[@]}"
+    for container in "${all[@]}"; do
+        docker logs "$container" 2>&1
+        docker top "$container" -ww -eo args 2>/dev/null || true
+    done
+}

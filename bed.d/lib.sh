@@ -6,7 +6,10 @@
 #   kill_host HOST                           SIGKILL for all of it at once
 #   isolate HOST         rejoin HOST         its link to the provider's network goes dark, silently; and comes back
 #   spawn HOST COMMAND...                    the same, and it is not waited for
-#   logs HOST
+#   on_stopped HOST COMMAND...               the same with the disk of a host that does not run
+#   logs HOST            etc                 what a host said; where it has certificates and passwords
+#   reissue HOST DAYS                        its server's certificate anew
+#   visible                                  all that anybody sees of hosts: logs, process lists, settings
 # shellcheck shell=bash
 
 # Times of a drill are for production; BED_SCALE=0.1 makes them short.
@@ -58,6 +61,17 @@ load_stop() {
     measured "commits acknowledged" "$(ack_count)"
 }
 
+# bulk MIB: rows that compress badly, a transaction for each four MiB; nobody acknowledges them, digests count them
+bulk() {
+    local n
+    for ((n = 0; n < $1; n += 4)); do
+        sql provider "insert into purchase (client, seq, account, amount, note)
+            select 0, (extract(epoch from clock_timestamp()) * 1e6)::bigint * 1000 + n, 1, 0,
+                (select string_agg(md5(random()::text || m || n), '') from generate_series(1, 256) m)
+            from generate_series(0, 511) n"
+    done
+}
+
 # --- data -----------------------------------------------------------------------------------------------------------
 
 # How many acknowledged commits a server does not have.
@@ -72,6 +86,8 @@ digest() {
     sql "$1" "select 'purchase', count(*), sum(hashtextextended(p::text, 0)::numeric) from purchase p union all
         select 'account', count(*), sum(hashtextextended(a::text, 0)::numeric) from account a order by 1"
 }
+
+same_digest() { [ "$(digest "$1")" = "$(digest "$2")" ]; }
 
 # No acknowledged commit is missing on a server, and no half transaction is there.
 holds_all() {
@@ -90,12 +106,51 @@ equal() { # worker's host, leaf, [provider]
         fails "compare says: $out" || return 1
     measured "$leaf in step after the load's end" "$(since "$begun") s"
     holds_all "$provider" && holds_all "$leaf" || return 1
-    [ "$(digest "$provider")" = "$(digest "$leaf")" ] || fails "digests of $provider and $leaf differ" || return 1
+    same_digest "$provider" "$leaf" || fails "digests of $provider and $leaf differ" || return 1
     step "$leaf equals $provider; all acknowledged commits are on both (${out##*$'\n'})"
 }
 
 followed() { # worker's host, leaf: every table has been copied
-    wait_until ${BED_PATIENCE:-120} "the tables of $2 are copied" on "$1" skytide londiste "$2.ini" wait-sync
+    wait_until 120 "the tables of $2 are copied" on "$1" skytide londiste "$2.ini" wait-sync
+}
+
+# --- promotion --------------------------------------------------------------------------------------------------------
+
+# Commits are acknowledged when the standby has them on its disk.
+synchronous() {
+    wait_until 90 "the standby streams" is provider "select count(*) from pg_stat_replication where application_name = 'standby' and state = 'streaming'" 1
+    sql provider "alter system set synchronous_standby_names = 'standby'"
+    sql provider "select pg_reload_conf()" >/dev/null
+    wait_until 60 "the standby is synchronous" is provider "select sync_state from pg_stat_replication where application_name = 'standby'" sync
+    step "the standby is synchronous"
+}
+
+promote() { # HOST
+    sql "$1" "select pg_promote(true, 60)" >/dev/null
+    is "$1" "select pg_is_in_recovery()" f || fails "$1 was not promoted"
+    step "$1 promoted, timeline $(sql "$1" "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int")"
+}
+
+# The leaf's worker finds the promoted server. It goes on, or stops and says what it would lack; then the tables are
+# copied again.
+worker_stopped() { logs worker 2>&1 | grep -q "^ERROR: "; }
+worker_decided() { worker_stopped || sql_true leaf "select count(*) >= $1 from purchase"; }
+goes_on_with() { # HOST
+    local begun wanted
+    begun=$(now)
+    wanted=$(sql "$1" "select count(*) from purchase")
+    wait_until 120 "the leaf's worker goes on, or says why not" worker_decided "$wanted"
+    if ! worker_stopped; then
+        measured "the leaf follows $1 after" "$(since "$begun") s"
+        return
+    fi
+    step "the worker says: $(logs worker 2>&1 | grep -A 1 "^ERROR: " | grep -v "^ERROR: .*stopped" | tail -n 1 | sed 's/^[A-Z]*: *//')"
+    kill_host worker
+    on_stopped worker rm -rf spool
+    on_stopped worker skytide londiste leaf.ini resync --all >/dev/null
+    start worker
+    followed worker leaf
+    measured "copied again, the leaf follows $1 after" "$(since "$begun") s"
 }
 
 # --- drills -----------------------------------------------------------------------------------------------------------

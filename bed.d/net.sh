@@ -50,6 +50,16 @@ world_process() {
     unshare --mount --propagation private --pid --fork --kill-child --mount-proc --ipc "$here/bed" --net "$@"
 }
 
+# Servers after their first start, of which several drills get copies.
+world_template() {
+    export BED_TEMPLATE=
+    world_for_drill provider leaf
+    stop provider
+    stop leaf
+    cp -a "$bed/etc" "$bed/data" "$1"
+    world_after_drill
+}
+
 world_for_drill() {
     mkdir -p /run/netns
     mount -t tmpfs tmpfs /run/netns
@@ -68,6 +78,10 @@ world_for_drill() {
     chmod -R a+rX "$bed/host"
     ln -s ../host/bed-host "$bed/bin/bed-host"
     bed_major=${BED_MAJOR:-$(version_of "$(postgres_bins | head -n 1)" | sed 's/[^0-9].*//')}
+    for pair in ${majors:-}; do
+        major[${pair%=*}]=${pair#*=}
+        [ -n "$(bin_of "${pair#*=}")" ] || skip "PostgreSQL ${pair#*=} is neither installed nor could it be fetched"
+    done
     world_up "$@"
 }
 
@@ -104,13 +118,23 @@ world_up() {
             grep -q " $host\$" "$bed/hosts" || printf '%s %s\n' "$net.${address[$host]}" "$host" >>"$bed/hosts"
         done
         install -d -o postgres -g postgres -m 700 "$bed/data/$host"
+        # A disk of its own, which can be filled.
+        [ "$host" != "${small:-}" ] || mount -t tmpfs -o "size=64M,mode=700,uid=$(id -u postgres),gid=$(id -g postgres)" \
+            tmpfs "$bed/data/$host"
     done
     mount --bind "$bed/hosts" /etc/hosts
     for number in "$bed_major" "${major[@]}"; do
         bins[$number]=$(bin_of "$number")
         [ -n "${bins[$number]}" ] || fails "no PostgreSQL $number"
     done
-    as_host none env BED_SECRETS="$bed/etc" bed-host secrets
+    if [ -n "${BED_TEMPLATE:-}" ] && [ -z "${majors:-}" ]; then
+        cp -a "$BED_TEMPLATE/etc/." "$bed/etc"
+        for host in provider leaf; do
+            [ ! -d "$bed/data/$host" ] || [ "$host" = "${small:-}" ] || cp -a "$BED_TEMPLATE/data/$host/." "$bed/data/$host"
+        done
+    else
+        as_host none env BED_SECRETS="$bed/etc" bed-host secrets
+    fi
     for host in "$@"; do start "$host"; done
     for host in "$@"; do wait_until 120 "$host is up" up_or_ended "$host"; up "$host"; done
 }
@@ -124,6 +148,7 @@ exec_host() {
     shift
     bin=${bins[${major[$host]:-$bed_major}]}
     lib=${bin%/bin}/lib-ld
+    # shellcheck disable=SC2016 # for that shell to expand
     [ "$host" = none ] || enter=(nsenter --net="/run/netns/$host" unshare --mount
         sh -c 'mount --bind "$0" /srv/etc && exec "$@"' "$bed/etc/$host")
     local environment=(PATH="$bed/bin:$bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME="$bed/data/$host" LC_ALL=C.UTF-8
@@ -139,6 +164,7 @@ on() {
     shift
     as_host "$host" bed-host run "$@"
 }
+on_stopped() { on "$@"; }
 spawn() { exec_host "$1" bed-host run "${@:2}" >>"$bed/log/$1.log" 2>&1 </dev/null & }
 
 start() {
@@ -165,6 +191,12 @@ kill_host() {
 }
 isolate() { ip -n switch link set "w-$1" down; }
 rejoin() { ip -n switch link set "w-$1" up; }
-# A host's data on a disk of its own, which can be filled. Before it is started.
-small_disk() { mount -t tmpfs -o "size=$2,mode=700,uid=$(id -u postgres),gid=$(id -g postgres)" tmpfs "$bed/data/$1"; }
 logs() { cat "$bed/log/$1.log"; }
+
+etc() { echo /srv/etc; }
+reissue() { as_host none env BED_SECRETS="$bed/etc" bed-host secrets certificate ca "$1" server "$2"; }
+visible() {
+    local file
+    cat "$bed"/log/*.log "$bed"/data/*/first.log 2>/dev/null
+    for file in /proc/[0-9]*/cmdline /proc/[0-9]*/environ; do tr '\0' '\n' <"$file" 2>/dev/null; done
+}

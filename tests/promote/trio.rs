@@ -29,6 +29,8 @@ impl Trio {
     pub async fn new() -> Trio {
         let stage = Stage::with(settings(Options::default())).await;
         stage.configure_copy("");
+        // Now that it is known whose: recovery believes no store that nobody has claimed.
+        stage.walmgr(&["create-store"]).with(0, &[]);
         stage
             .run("create table k (id bigint primary key, filler text)")
             .await;
@@ -118,7 +120,11 @@ async fn standby(stage: &Stage, name: &str) -> Restored {
         port: Some(free_port().unwrap()),
         ..Options::default()
     };
-    let options = settings(options).with("archive_mode", "off");
+    let mut options = settings(options).with("archive_mode", "off");
+    if stage.server.version().major == 13 {
+        // It takes none while it runs.
+        options = options.with("restore_command", stage.line("restore-wal %f %p"));
+    }
     Restored(Server::start(options).await.unwrap())
 }
 

@@ -212,3 +212,33 @@ pub(super) fn restore_command_of<'n>(
         None => Err(Refusal::UnknownRestoreCommand(node.name.clone())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skytide_sql::conn::ConnectString;
+
+    #[test]
+    fn a_server_is_given_a_restore_command_only_where_it_lacks_one_and_can_take_it() {
+        let node = |command: Option<&str>| NodeSettings {
+            name: "b".into(),
+            db: ConnectString::parse("host=b user=postgres").unwrap(),
+            follow: None,
+            data_dir: None,
+            bin_dir: None,
+            restore_command: command.map(str::to_owned),
+            start: None,
+            stop: None,
+        };
+        let ours = "skytide walmgr wal.ini restore-wal %f %p";
+        let known = node(Some(ours));
+        assert_eq!(restore_command_of(&known, 150_000, ours), Ok(None));
+        assert_eq!(restore_command_of(&known, 150_000, ""), Ok(Some(ours)));
+        assert_eq!(restore_command_of(&known, 150_000, "cp /x/%f %p"), Ok(Some(ours)));
+        assert_eq!(restore_command_of(&known, 130_000, "cp /x/%f %p"), Ok(None));
+        let needs = Err(Refusal::NeedsRestoreCommand("b".into()));
+        assert_eq!(restore_command_of(&known, 130_000, ""), needs);
+        let unknown = Err(Refusal::UnknownRestoreCommand("b".into()));
+        assert_eq!(restore_command_of(&node(None), 180_000, ""), unknown);
+    }
+}
