@@ -130,7 +130,41 @@ pub(crate) fn postmaster(data_dir: &Path) -> Result<Option<i32>, FileError> {
     };
     match rustix::process::test_kill_process(pid) {
         Err(rustix::io::Errno::SRCH) => Ok(None),
+        _ if is_zombie(pid) => Ok(None),
         // Alive, or somebody else's: then it is alive, too.
         _ => Ok(Some(pid.as_raw_nonzero().get())),
+    }
+}
+
+/// It has ended, and nobody has asked how: in a container that may last.
+fn is_zombie(pid: rustix::process::Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    // The name before the state may have parentheses itself.
+    let state = stat.as_deref().ok().and_then(|stat| stat.rsplit_once(") "));
+    state.is_some_and(|(_, state)| state.starts_with(['Z', 'X']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_postmaster_that_has_ended_is_none_though_nobody_waited_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("/bin/cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::fs::write(dir.path().join("postmaster.pid"), format!("{}\n", child.id())).unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert_eq!(postmaster(dir.path()).unwrap(), Some(pid));
+        child.kill().unwrap();
+        // Only a look at it, which leaves it a zombie.
+        let id = rustix::process::Pid::from_child(&child);
+        let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(id), options).unwrap();
+        assert_eq!(postmaster(dir.path()).unwrap(), None);
+        child.wait().unwrap();
+        assert_eq!(postmaster(dir.path()).unwrap(), None);
     }
 }
