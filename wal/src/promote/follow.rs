@@ -15,12 +15,14 @@ use crate::durable::{self, Attach};
 use crate::server::Postmaster;
 use crate::ship::DeadServer;
 use crate::tail::words;
-use crate::{HistoryFile, TimelineId};
+use crate::{HistoryFile, SegmentNo, TimelineId, WalFileName};
 
 const POLL: Duration = Duration::from_millis(5);
 const KICK: Duration = Duration::from_millis(200);
 /// Stands where all configuration files of a node that is rewound are kept.
 const KEPT: &str = "all-kept";
+/// What a server says before it has a log of its own.
+const START_LOG: &str = "skytide-start.log";
 
 /// The new primary.
 pub(super) struct Leader {
@@ -209,6 +211,7 @@ async fn rewind(leader: &Leader, node: &NodeSettings, dir: &Path, kept: &Path) -
             let text = std::fs::read(dir.join(&name)).to("read", &dir.join(&name))?;
             durable::replace(&kept.join(&name), &text)?;
         }
+        keep_wal(leader, dir, kept)?;
         durable::replace(&kept.join(KEPT), b"")?;
     }
     // It cannot recover a server that crashed while it would be a standby.
@@ -230,7 +233,50 @@ async fn rewind(leader: &Leader, node: &NodeSettings, dir: &Path, kept: &Path) -
         let text = std::fs::read(kept.join(&name)).to("read", &kept.join(&name))?;
         durable::replace(&dir.join(&name), &text)?;
     }
+    put_back_wal(dir, kept)
+}
+
+/// Before 17 `pg_rewind` removes what the source does not have any more, and with it WAL from the last common checkpoint
+/// on, where the rewound server's recovery begins. The files are linked, or copied to another file system.
+fn keep_wal(leader: &Leader, dir: &Path, kept: &Path) -> Result<(), PromoteError> {
+    let size = ship::control(dir)?.segment_size;
+    let switch = SegmentNo::holding(leader.path.begin(), size);
+    let (from, to) = (dir.join("pg_wal"), kept.join("wal"));
+    durable::create_dirs(&to)?;
+    for entry in std::fs::read_dir(&from).to("list", &from)? {
+        let name = entry.to("list", &from)?.file_name();
+        let Some(Ok(WalFileName::Segment(segment))) = name.to_str().map(str::parse) else {
+            continue;
+        };
+        // Behind the switch it is another history, or space for WAL to come.
+        let ours = leader.path.range_of(segment.timeline()).is_some();
+        if ours && segment.number(size).is_some_and(|number| number <= switch) {
+            link(&from.join(&name), &to.join(&name))?;
+        }
+    }
     Ok(())
+}
+
+fn put_back_wal(dir: &Path, kept: &Path) -> Result<(), PromoteError> {
+    let (from, to) = (kept.join("wal"), dir.join("pg_wal"));
+    for entry in std::fs::read_dir(&from).to("list", &from)? {
+        let name = entry.to("list", &from)?.file_name();
+        link(&from.join(&name), &to.join(&name))?;
+    }
+    durable::sync_parent(&to.join("any"))?;
+    Ok(())
+}
+
+/// A file that is there is left alone.
+fn link(from: &Path, to: &Path) -> Result<(), PromoteError> {
+    match std::fs::hard_link(from, to) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(_) => {
+            let bytes = std::fs::read(from).to("read", from)?;
+            Ok(durable::replace(to, &bytes)?)
+        }
+    }
 }
 
 fn kept_place(settings: &Settings, node: &NodeSettings) -> PathBuf {
@@ -337,7 +383,7 @@ async fn start_server(
         Some(start) => start.clone(),
         None => {
             let dir_text = dir.display().to_string();
-            let log = dir.join("skytide-start.log").display().to_string();
+            let log = dir.join(START_LOG).display().to_string();
             // Whether it comes up is asked by connecting.
             Hook::new(
                 &bin_dir(leader, node)?.join("pg_ctl"),
@@ -353,7 +399,15 @@ async fn reach_started(settings: &Settings, node: &NodeSettings) -> Result<Arc<N
     loop {
         match Node::reach(node, settings.answer_timeout).await {
             Ok(live) => return Ok(live),
-            Err(error) if began.elapsed() > settings.wait_timeout => return Err(error),
+            Err(error) if began.elapsed() > settings.wait_timeout => {
+                let why = words(&error);
+                return Err(trouble(
+                    node,
+                    &format!(
+                        "it was started and cannot be used: {why}; its log, or {START_LOG} in its data directory, says why"
+                    ),
+                ));
+            }
             Err(_) => tokio::time::sleep(POLL).await,
         }
     }

@@ -289,6 +289,12 @@ impl Node {
         done.map_err(self.failed("make a slot")).map(drop)
     }
 
+    pub async fn drop_slot(&self, slot: &str) -> Result<(), PromoteError> {
+        let sql = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
+        let done = self.session.query_opt(sql, &[&slot]).await;
+        done.map_err(self.failed("drop a slot")).map(drop)
+    }
+
     /// Streams this timeline.
     pub async fn streams(&self, timeline: TimelineId) -> Result<bool, PromoteError> {
         let sql = "select status = 'streaming' and received_tli = $1 from pg_stat_wal_receiver";

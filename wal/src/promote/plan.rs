@@ -183,7 +183,10 @@ fn candidate<'s>(survey: &'s Survey, to: Option<&'s str>) -> Result<(&'s str, &'
             best
         }
     };
-    let (name, standby) = found.ok_or(Refusal::NoCandidate)?;
+    // Where all of them have something in their way, the first one's is told.
+    let (name, standby) = found
+        .or_else(|| survey.standbys().next())
+        .ok_or(Refusal::NoCandidate)?;
     match &standby.obstacle {
         Some(why) => Err(Refusal::Unfit {
             node: name.to_owned(),

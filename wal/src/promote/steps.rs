@@ -22,6 +22,8 @@ const POLL: Duration = Duration::from_millis(2);
 /// A standby that waits before it looks for WAL again is woken, first soon and then seldom.
 const FIRST_KICK: Duration = Duration::from_millis(20);
 const LAST_KICK: Duration = Duration::from_millis(500);
+/// A slot that is there from the promotion until the others follow.
+const HOLD: &str = "skytide_promote";
 /// What was on its way when a primary stopped.
 const LAST_WAL: Duration = Duration::from_secs(2);
 
@@ -326,6 +328,16 @@ impl<'s> Promotion<'s> {
         }
         let from = answer.lsn;
         self.wait_for_replay(&node, target, kicks).await?;
+        // At the end of recovery a server looks for files that are not there, and would run it each time.
+        let command = self
+            .journal
+            .changed
+            .iter()
+            .find(|(name, _)| name == "restore_command");
+        if let Some((_, before)) = command {
+            node.set("restore_command", before.as_deref()).await?;
+            node.reload().await?;
+        }
         Ok(match self.journal.way {
             Way::Own => format!("replayed from {from} to {target}"),
             Way::Stores => format!("replayed from {from} to {target}, with the stores' WAL"),
@@ -406,6 +418,11 @@ impl<'s> Promotion<'s> {
         let node = self.reach(&self.journal.new).await?;
         let began = Instant::now();
         if node.in_recovery().await? {
+            // Its first checkpoint as a primary would remove WAL that those who are to follow have not got yet.
+            if let Err(error) = node.make_slot(HOLD).await {
+                let why = words(&error);
+                tracing::warn!(why, "nothing holds WAL for the other standbys");
+            }
             node.promote().await?;
             while node.in_recovery().await? {
                 let waited = began.elapsed();
@@ -458,10 +475,11 @@ impl<'s> Promotion<'s> {
     }
 
     async fn tidy(&mut self) -> Result<String, PromoteError> {
-        if self.journal.changed.is_empty() {
-            return Ok("nothing was left to put back".into());
-        }
         let node = self.reach(&self.journal.new).await?;
+        node.drop_slot(HOLD).await?;
+        if self.journal.changed.is_empty() {
+            return Ok("no setting was changed".into());
+        }
         let mut names = Vec::new();
         for (setting, before) in &self.journal.changed {
             // Only these are ever changed.

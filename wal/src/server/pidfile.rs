@@ -38,6 +38,7 @@ impl Postmaster {
         };
         match test_kill_process(pid) {
             Err(rustix::io::Errno::SRCH) => Ok(None),
+            _ if is_zombie(pid) => Ok(None),
             // Alive, or somebody else's: then it is alive, too.
             _ => Ok(Some(found)),
         }
@@ -71,6 +72,14 @@ impl Postmaster {
         let host = host.replace('\\', "\\\\").replace('\'', "\\'");
         format!("host='{host}' port={} dbname=postgres", self.port)
     }
+}
+
+/// It has ended, and nobody has asked how: in a container that may last.
+fn is_zombie(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    // The name before the state may have parentheses itself.
+    let state = stat.as_deref().ok().and_then(|stat| stat.rsplit_once(") "));
+    state.is_some_and(|(_, state)| state.starts_with(['Z', 'X']))
 }
 
 #[cfg(test)]
@@ -109,5 +118,26 @@ mod tests {
         assert_eq!(Postmaster::find(dir.path()).unwrap(), None);
         std::fs::write(dir.path().join(NAME), format!("{}\n", std::process::id())).unwrap();
         assert!(Postmaster::find(dir.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_postmaster_that_has_ended_is_none_though_nobody_waited_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("/bin/cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::fs::write(dir.path().join(NAME), format!("{}\n", child.id())).unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let find = || Postmaster::find(dir.path()).unwrap().map(|found| found.pid);
+        assert_eq!(find(), Some(pid));
+        child.kill().unwrap();
+        // Only a look at it, which leaves it a zombie.
+        let id = Pid::from_child(&child);
+        let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(id), options).unwrap();
+        assert_eq!(find(), None);
+        child.wait().unwrap();
+        assert_eq!(find(), None);
     }
 }

@@ -126,7 +126,8 @@ pub async fn carry_out(conf: &Path, wish: &PromoteWish, context: &Context) -> an
     let began = Instant::now();
     let mut found = Box::pin(survey(&settings, wish.old.as_deref(), wish.believe_dead)).await?;
     let primary = found.primaries().next().map(str::to_owned);
-    if let Some(done) = done_before(before.as_ref(), primary.as_deref(), wish) {
+    let done = done_before(before.as_ref(), primary.as_deref(), wish);
+    if let Some(done) = done.filter(|_| !wish.dry_run) {
         out.note(&done);
         return match out.mode() {
             OutputMode::Json => out
