@@ -30,7 +30,7 @@ world_ready() {
         install_packages "a container engine and compose" docker.io docker-compose iptables
     fi
     if ! engine_answers; then
-        [ "$(id -u)" -eq 0 ] || refuse "no container engine answers" "sudo systemctl start docker" "sudo usermod -aG docker $USER"
+        [ "$(id -u)" -eq 0 ] || refuse "no container engine answers" "sudo systemctl start docker" "sudo usermod -aG docker ${USER:-$(id -un)}"
         start_engine
     fi
     build_images
