@@ -25,12 +25,13 @@ everything() { COMPOSE_PROFILES=all,metrics compose "$@"; }
 engine_answers() { docker info >/dev/null 2>&1; }
 
 world_ready() {
+    mkdir -p dist
     if ! command -v docker >/dev/null || ! { docker compose version || docker-compose version; } >/dev/null 2>&1 ||
         { ! engine_answers && ! command -v dockerd >/dev/null; }; then
         install_packages "a container engine and compose" docker.io docker-compose iptables
     fi
     if ! engine_answers; then
-        [ "$(id -u)" -eq 0 ] || refuse "no container engine answers" "sudo systemctl start docker" "sudo usermod -aG docker $USER"
+        [ "$(id -u)" -eq 0 ] || refuse "no container engine answers" "sudo systemctl start docker" "sudo usermod -aG docker ${USER:-$(id -un)}"
         start_engine
     fi
     build_images
@@ -152,7 +153,6 @@ bed_up() {
     local IFS=,
     export COMPOSE_PROFILES=${*:-${COMPOSE_PROFILES:-}}
     unset IFS
-    mkdir -p dist
     world_ready
     compose up -d --no-build 2>&1 | grep -v -e '^Creating' -e 'is up-to-date$' >&2 || true
     # shellcheck disable=SC2046 # words
@@ -227,7 +227,7 @@ healthy() {
 all_healthy() {
     local host
     for host in "$@"; do
-        wait_until 180 "$host is healthy" healthy "$host" || {
+        wait_until 300 "$host is healthy" healthy "$host" || {
             logs "$host" 2>&1 | tail -n 20 >&2
             return 1
         }

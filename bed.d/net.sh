@@ -136,7 +136,7 @@ world_up() {
         as_host none env BED_SECRETS="$bed/etc" bed-host secrets
     fi
     for host in "$@"; do start "$host"; done
-    for host in "$@"; do wait_until 120 "$host is up" up_or_ended "$host"; up "$host"; done
+    for host in "$@"; do wait_until 300 "$host is up" up_or_ended "$host"; up "$host"; done
 }
 up() { on "$1" bed-host health "${command[$1]}" 2>/dev/null; }
 # What ended by itself will not come up any more.
