@@ -26,6 +26,11 @@ engine_answers() { docker info >/dev/null 2>&1; }
 
 world_ready() {
     mkdir -p dist
+    engine_ready
+    build_images
+}
+
+engine_ready() {
     if ! command -v docker >/dev/null || ! { docker compose version || docker-compose version; } >/dev/null 2>&1 ||
         { ! engine_answers && ! command -v dockerd >/dev/null; }; then
         install_packages "a container engine and compose" docker.io docker-compose iptables
@@ -34,7 +39,6 @@ world_ready() {
         [ "$(id -u)" -eq 0 ] || refuse "no container engine answers" "sudo systemctl start docker" "sudo usermod -aG docker ${USER:-$(id -un)}"
         start_engine
     fi
-    build_images
 }
 
 start_engine() {
