@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -163,6 +164,7 @@ pub(super) fn lock(journal: &Path) -> Result<File, PromoteError> {
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(&path);
     let file = open.to("open", &path)?;
     match file.try_lock() {
