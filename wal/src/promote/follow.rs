@@ -13,7 +13,7 @@ use super::{NodeSettings, PromoteError, Refusal, Settings};
 use crate::backup::recovery;
 use crate::durable::{self, Attach};
 use crate::server::Postmaster;
-use crate::ship::DeadServer;
+use crate::ship::{self, DeadServer};
 use crate::tail::words;
 use crate::{HistoryFile, SegmentNo, TimelineId, WalFileName};
 
