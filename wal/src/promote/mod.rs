@@ -10,6 +10,7 @@ mod hook;
 mod journal;
 mod loss;
 mod node;
+mod old;
 mod plan;
 mod source;
 mod steps;
