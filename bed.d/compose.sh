@@ -48,6 +48,7 @@ start_engine() {
     iptables -S FORWARD 2>/dev/null | head -n 1 >"$started_engine.forward" || true
     setsid dockerd ${BED_ENGINE_DIR:+--data-root "$BED_ENGINE_DIR"} >"$engine_log" 2>&1 </dev/null &
     echo $! >"$started_engine"
+    disown # nobody waits for its end
     for _ in $(seq 240); do
         if engine_answers; then return; fi
         sleep 0.25

@@ -1,5 +1,4 @@
-# The host that keeps the WAL store is away under load; it comes back, gets what it missed, and a server restored from it
-# has every acknowledged commit.
+# The WAL store is away under load; it gets what it missed, and a server restored from it has every acknowledged commit.
 # shellcheck shell=bash
 hosts="provider client walmgr receive"
 profiles=walmgr
