@@ -214,6 +214,7 @@ impl TickerSettings {
     }
 }
 
+mod s3;
 mod walmgr;
 pub use walmgr::{StoreAt, WalmgrSettings, socket_beside};
 

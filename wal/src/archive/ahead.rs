@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::Notify;
 
 use super::{ArchiveError, Archiver, Report, Source};
 use crate::WalFileName;
@@ -54,7 +55,8 @@ struct Inner {
     archiver: Archiver,
     /// Files begun before they are asked for; 0 for none.
     window: usize,
-    figures: AheadFigures,
+    figures: Arc<AheadFigures>,
+    left_behind: Notify,
     state: Mutex<State>,
 }
 
@@ -79,16 +81,27 @@ impl std::fmt::Debug for State {
 
 impl Ahead {
     pub fn new(archiver: Archiver, window: usize) -> Ahead {
+        Ahead::counting(archiver, window, Arc::default())
+    }
+
+    /// One that goes on counting where another one ends.
+    pub fn counting(archiver: Archiver, window: usize, figures: Arc<AheadFigures>) -> Ahead {
         Ahead(Arc::new(Inner {
             archiver,
             window,
-            figures: AheadFigures::default(),
+            figures,
+            left_behind: Notify::new(),
             state: Mutex::default(),
         }))
     }
 
-    pub fn figures(&self) -> &AheadFigures {
+    pub fn figures(&self) -> &Arc<AheadFigures> {
         &self.0.figures
+    }
+
+    /// Until a file is safe that a store did not take.
+    pub async fn a_store_is_left_behind(&self) {
+        self.0.left_behind.notified().await;
     }
 
     /// PostgreSQL asks for this file. What failed before it was asked for is tried again now.
@@ -149,6 +162,9 @@ impl Ahead {
                 figures
                     .behind
                     .fetch_add(report.behind.len() as u64, Ordering::Relaxed);
+                if !report.behind.is_empty() {
+                    self.0.left_behind.notify_one();
+                }
             }
             Err(_) => drop(figures.failures.fetch_add(1, Ordering::Relaxed)),
         }

@@ -4,7 +4,9 @@ mod archive;
 mod backup;
 pub mod client;
 mod daemon;
+mod level;
 mod receive;
+mod reload;
 mod restore;
 mod salvage;
 mod ship;
@@ -112,10 +114,10 @@ pub async fn run(args: WalmgrArgs, context: &Context) -> anyhow::Result<Outcome>
         WalmgrCommand::Purge(args) => Box::pin(backup::purge::run(&load()?, &args, context)).await,
         WalmgrCommand::CreateStore => store::create(&load()?, context).await,
         WalmgrCommand::Stores => store::list(&load()?, context).await,
-        WalmgrCommand::Receive => Box::pin(receive::run(&args.daemon, load()?, context)).await,
-        WalmgrCommand::Ship => Box::pin(ship::run(&args.daemon, load()?, context)).await,
+        WalmgrCommand::Receive => Box::pin(receive::run(&args.daemon, &load, context)).await,
+        WalmgrCommand::Ship => Box::pin(ship::run(&args.daemon, &load, context)).await,
         WalmgrCommand::Salvage(salvage) => Box::pin(salvage::run(&load()?, &salvage, context)).await,
         WalmgrCommand::Status(status) => Box::pin(status::run(&load()?, &status, context)).await,
-        WalmgrCommand::Daemon => Box::pin(daemon::run(&args.daemon, load()?, context)).await,
+        WalmgrCommand::Daemon => Box::pin(daemon::run(&args.daemon, &load, context)).await,
     }
 }
