@@ -4,6 +4,8 @@ mod backup;
 mod copy;
 mod kills;
 mod receive;
+mod reload;
+mod s3;
 mod salvage;
 mod ship;
 mod stage;

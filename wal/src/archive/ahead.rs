@@ -3,7 +3,7 @@
 //! PostgreSQL asks for one file at a time and waits. Which files come is known: each has a `.ready` file in
 //! `pg_wal/archive_status`. Those are only looked at, never renamed; PostgreSQL alone says what is done.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,6 +65,8 @@ struct State {
     begun: HashMap<WalFileName, Begun>,
     /// Files that are ready and not begun, in PostgreSQL's order.
     next: VecDeque<WalFileName>,
+    /// Answered, and not marked as done by PostgreSQL when it was listed last.
+    answered: HashSet<WalFileName>,
     listed: Option<Instant>,
 }
 
@@ -122,7 +124,12 @@ impl Ahead {
             }
         }
         // Asked again, it may be another file of this name: a server that was restored.
-        self.lock().begun.remove(&name);
+        let mut state = self.lock();
+        state.begun.remove(&name);
+        if outcome.is_ok() && self.0.window > 0 {
+            state.answered.insert(name);
+        }
+        drop(state);
         outcome
     }
 
@@ -217,14 +224,15 @@ impl Ahead {
             .backlog
             .store(ready.len() as u64, Ordering::Relaxed);
         // What is no longer ready was taken by PostgreSQL; nobody will ask for it.
-        let waiting: std::collections::HashSet<_> = ready.iter().collect();
+        let waiting: HashSet<_> = ready.iter().collect();
+        state.answered.retain(|name| waiting.contains(name));
         state
             .begun
             .retain(|name, begun| !begun.finished || waiting.contains(name));
-        let begun = &state.begun;
+        let (begun, answered) = (&state.begun, &state.answered);
         state.next = ready
             .into_iter()
-            .filter(|name| !begun.contains_key(name))
+            .filter(|name| !begun.contains_key(name) && !answered.contains(name))
             .take(4 * self.0.window)
             .collect();
         state.listed = Some(Instant::now());

@@ -52,7 +52,8 @@ impl Link {
         // Inside of a record longer than a segment nothing is known.
         let last = self.last?;
         let expected = match next.continues {
-            true => self.open?,
+            // Without an open record nothing can go on, so this does not fit either.
+            true => self.open.unwrap_or(last),
             false => last,
         };
         (found != expected).then_some((expected, found))

@@ -45,7 +45,12 @@ fn history(count: u64, micros: i64) -> Vec<(String, Vec<u8>)> {
 }
 
 fn named(wal: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let named = |(place, bytes): (usize, &[u8])| (format!("{:024X}", (1_u128 << 64) + place as u128 + 1), bytes.to_vec());
+    let named = |(place, bytes): (usize, &[u8])| {
+        (
+            format!("{:024X}", (1_u128 << 64) + place as u128 + 1),
+            bytes.to_vec(),
+        )
+    };
     wal.chunks(1 << 20).enumerate().map(named).collect()
 }
 
@@ -362,12 +367,22 @@ fn crossing(inserts: &[usize]) -> Vec<(String, Vec<u8>)> {
 #[tokio::test]
 async fn a_segment_of_another_history_is_refused_and_named() {
     // One whose record before would be at another place, at its start and in the middle of a record.
-    for (ours, theirs) in [(history(2, 1), crossing(&[])), (crossing(&[64]), crossing(&[128]))] {
+    for (ours, theirs) in [
+        (history(2, 1), crossing(&[])),
+        (crossing(&[64]), crossing(&[128])),
+    ] {
         let stage = Stage::new(2, 2);
         stage.archive(&ours[0].0, &ours[0].1).await.unwrap();
         let refuse = async |stage: &Stage, from_store: bool| {
             let error = stage.archive(&theirs[1].0, &theirs[1].1).await.unwrap_err();
-            let ArchiveError::Unlinked { before, location, expected, found, .. } = &error else {
+            let ArchiveError::Unlinked {
+                before,
+                location,
+                expected,
+                found,
+                ..
+            } = &error
+            else {
                 panic!("{error}");
             };
             assert_eq!(before.to_string(), ours[0].0);
@@ -401,7 +416,10 @@ async fn segments_worked_on_side_by_side_are_compared_in_any_order() {
     sample.previous = Lsn::INVALID;
     sample.commit(1);
     sample.switch();
-    stage.archive("000000010000000000000003", &sample.bytes).await.unwrap();
+    stage
+        .archive("000000010000000000000003", &sample.bytes)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -415,9 +433,11 @@ async fn the_first_segment_of_a_timeline_follows_its_parent() {
         .unwrap();
     let child = |inserts: &[usize]| {
         let mut sample = Sample::new(Major::V17);
-        match inserts {
-            [] => drop(sample.commit(1)),
-            inserts => inserts.iter().for_each(|bytes| drop(sample.insert(*bytes))),
+        for bytes in inserts {
+            sample.insert(*bytes);
+        }
+        if inserts.is_empty() {
+            sample.commit(1);
         }
         sample.switch();
         sample.timeline = 2;

@@ -17,8 +17,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
-use super::wire::{self, Ask, Request};
 use super::level::Level;
+use super::wire::{self, Ask, Request};
 use super::{archive, reload, restore, store};
 use crate::cli::failure::Failure;
 use crate::cli::{Context, Outcome};
@@ -48,7 +48,9 @@ impl Service {
     fn new(settings: &WalmgrSettings, before: Option<&Service>) -> anyhow::Result<Arc<Service>> {
         let archiver = archive::archiver(settings)?;
         let window = settings.archive_ahead;
-        let figures = before.map(|before| before.ahead.figures().clone()).unwrap_or_default();
+        let figures = before
+            .map(|before| before.ahead.figures().clone())
+            .unwrap_or_default();
         let ahead = Ahead::counting(archiver, window, figures);
         Ok(Arc::new(Service {
             prefetch: Prefetch::new(
@@ -65,7 +67,10 @@ impl Service {
 
     fn restored(&self) -> (u64, u64) {
         let (requests, at_hand) = self.prefetch.figures();
-        (self.restored_before.0 + requests, self.restored_before.1 + at_hand)
+        (
+            self.restored_before.0 + requests,
+            self.restored_before.1 + at_hand,
+        )
     }
 }
 

@@ -47,7 +47,10 @@ pub async fn run(
         let stop = context.shutdown.child_token();
         let work = receiver.run(stop.clone().cancelled_owned());
         let usable = |new: &WalmgrSettings| self::receiver(new);
-        match live.show_while(work, &settings, &mut daemon, (load, &usable), &stop).await? {
+        match live
+            .show_while(work, &settings, &mut daemon, (load, &usable), &stop)
+            .await?
+        {
             Some((new, new_receiver)) => (settings, receiver) = (new, new_receiver),
             None => break,
         }

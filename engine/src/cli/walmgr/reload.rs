@@ -25,7 +25,10 @@ pub fn read(
     let new = match load() {
         Ok(new) => new,
         Err(error) => {
-            error!(error = format!("{error:#}"), "configuration not read again; the old one stays");
+            error!(
+                error = format!("{error:#}"),
+                "configuration not read again; the old one stays"
+            );
             return None;
         }
     };

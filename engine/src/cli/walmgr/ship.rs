@@ -47,7 +47,10 @@ pub async fn run(
         let stop = context.shutdown.child_token();
         let work = shipper.run(stop.clone().cancelled_owned());
         let usable = |new: &WalmgrSettings| self::shipper(new);
-        match live.show_while(work, &settings, &mut daemon, (load, &usable), &stop).await? {
+        match live
+            .show_while(work, &settings, &mut daemon, (load, &usable), &stop)
+            .await?
+        {
             Some((new, new_shipper)) => (settings, shipper) = (new, new_shipper),
             None => break,
         }

@@ -54,10 +54,7 @@ pub fn settings(
 }
 
 /// The file that is named; else the environment; else the usual file.
-fn credentials(
-    values: &Values,
-    set: &dyn Fn(&str) -> Option<String>,
-) -> Result<S3Credentials, ConfigError> {
+fn credentials(values: &Values, set: &dyn Fn(&str) -> Option<String>) -> Result<S3Credentials, ConfigError> {
     let profile = match values.text("s3_profile")? {
         Some(profile) => profile.to_owned(),
         None => set("AWS_PROFILE").unwrap_or_else(|| "default".to_owned()),
@@ -184,7 +181,13 @@ aws_access_key_id = AK3
         let none = [("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")];
         let error = load(dir.path(), "", &none).unwrap_err();
         assert!(
-            matches!(error, ConfigError::Missing { key: "s3_credentials", .. }),
+            matches!(
+                error,
+                ConfigError::Missing {
+                    key: "s3_credentials",
+                    ..
+                }
+            ),
             "{error}"
         );
     }

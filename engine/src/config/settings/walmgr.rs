@@ -51,7 +51,9 @@ impl StoreAt {
                 let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
                 let prefix = prefix.trim_end_matches('/');
                 if bucket.is_empty() || Prefix::new(prefix).is_err() {
-                    return Err(bad(format!("expected s3://bucket or s3://bucket/prefix, found {text}")));
+                    return Err(bad(format!(
+                        "expected s3://bucket or s3://bucket/prefix, found {text}"
+                    )));
                 }
                 let environment = |name: &str| std::env::var(name).ok();
                 let settings = s3::settings(values, bucket, prefix, &environment)?;

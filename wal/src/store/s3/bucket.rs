@@ -11,7 +11,9 @@ use std::time::UNIX_EPOCH;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::path::Path;
-use object_store::{Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{
+    Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+};
 use tokio::sync::OnceCell;
 
 use super::super::piece::HEADER;
@@ -110,7 +112,12 @@ impl Bucket {
     }
 
     /// Writes a new object. What it was told is worth nothing before [`Bucket::confirm`] has looked.
-    pub async fn write(&self, path: &Path, bytes: &Bytes, action: &'static str) -> Result<Written, StoreError> {
+    pub async fn write(
+        &self,
+        path: &Path,
+        bytes: &Bytes,
+        action: &'static str,
+    ) -> Result<Written, StoreError> {
         match self.conditions().await? {
             Conditions::Honoured => match self.put_if_new(path, bytes.clone()).await {
                 Ok(tag) => Ok(Written::New(tag)),
@@ -151,10 +158,7 @@ impl Bucket {
                 let tags = tag.as_ref().zip(meta.e_tag.as_ref());
                 meta.size == bytes.len() as u64 && tags.is_none_or(|(put, there)| put == there)
             }),
-            Conditions::Ignored => self
-                .read(path, None, action)
-                .await?
-                .map(|there| there == *bytes),
+            Conditions::Ignored => self.read(path, None, action).await?.map(|there| there == *bytes),
         };
         match ours {
             Some(true) => Ok(Put::Stored),
@@ -252,7 +256,10 @@ impl Bucket {
             let name = self.name(&meta.location)?;
             name.starts_with(prefix).then(|| (name.to_owned(), meta.size))
         };
-        let listed = self.client.list(below).try_filter_map(async |meta| Ok(entry(meta)));
+        let listed = self
+            .client
+            .list(below)
+            .try_filter_map(async |meta| Ok(entry(meta)));
         let mut listed: Vec<(String, u64)> = match listed.try_collect().await {
             Ok(listed) => listed,
             Err(error) => return Err(self.list_trouble(action, error).await),

@@ -146,18 +146,15 @@ impl Partials {
                     bytes,
                 });
             }
-            let wanted = chain
-                .into_iter()
-                .filter(|piece| piece.last >= from)
-                .map(|piece| {
-                    let path = path_of(bucket, name, piece.last);
-                    async move {
-                        let framed = bucket.read(&path, None, action).await?;
-                        framed
-                            .map(|framed| unframed(bucket, &path, &framed, piece.last))
-                            .transpose()
-                    }
-                });
+            let wanted = chain.into_iter().filter(|piece| piece.last >= from).map(|piece| {
+                let path = path_of(bucket, name, piece.last);
+                async move {
+                    let framed = bucket.read(&path, None, action).await?;
+                    framed
+                        .map(|framed| unframed(bucket, &path, &framed, piece.last))
+                        .transpose()
+                }
+            });
             let pieces: Vec<Option<Bytes>> = futures_util::stream::iter(wanted)
                 .buffered(READS)
                 .try_collect()
@@ -172,9 +169,7 @@ impl Partials {
     }
 
     pub async fn list(bucket: &Bucket, prefix: &Prefix) -> Result<Vec<ListedPartial>, StoreError> {
-        let entries = bucket
-            .list(&format!("{DIR}/{prefix}"), "list partials")
-            .await?;
+        let entries = bucket.list(&format!("{DIR}/{prefix}"), "list partials").await?;
         let mut listed: Vec<ListedPartial> = Vec::new();
         for (entry, size) in entries {
             let name = entry

@@ -78,7 +78,10 @@ async fn a_server_that_ignores_conditions_is_found_out_and_nothing_is_overwritte
     let other = store_of(&server);
     assert_eq!(other.append(&name, 3, Content::new("two")).await.unwrap(), 6);
     let error = store.append(&name, 3, Content::new("2")).await.unwrap_err();
-    assert!(matches!(error, StoreError::OutOfPlace { bytes: 6, .. }), "{error}");
+    assert!(
+        matches!(error, StoreError::OutOfPlace { bytes: 6, .. }),
+        "{error}"
+    );
     let there = store.read_partial(&name, 0).await.unwrap().unwrap();
     assert_eq!(there, ["one", "two"]);
 }
@@ -163,7 +166,10 @@ async fn of_two_appenders_one_is_told_where_the_other_is() {
     one.append(&name, 0, Content::new("one")).await.unwrap();
     two.append(&name, 3, Content::new("two")).await.unwrap();
     let error = one.append(&name, 3, Content::new("longer")).await.unwrap_err();
-    assert!(matches!(error, StoreError::OutOfPlace { bytes: 6, .. }), "{error}");
+    assert!(
+        matches!(error, StoreError::OutOfPlace { bytes: 6, .. }),
+        "{error}"
+    );
     // The same bytes are not another's.
     two.append(&name, 6, Content::new("three")).await.unwrap();
     assert_eq!(one.append(&name, 6, Content::new("three")).await.unwrap(), 11);
@@ -171,7 +177,10 @@ async fn of_two_appenders_one_is_told_where_the_other_is() {
     // Removed by one while the other believes that it is there.
     two.delete_partial(&name).await.unwrap();
     let error = one.append(&name, 11, Content::new("x")).await.unwrap_err();
-    assert!(matches!(error, StoreError::OutOfPlace { bytes: 0, .. }), "{error}");
+    assert!(
+        matches!(error, StoreError::OutOfPlace { bytes: 0, .. }),
+        "{error}"
+    );
     assert!(one.partials(&Prefix::default()).await.unwrap().is_empty());
     assert_eq!(one.append(&name, 0, Content::new("anew")).await.unwrap(), 4);
 }
@@ -191,7 +200,10 @@ async fn a_server_that_goes_and_comes_back_is_trouble_in_between_and_nothing_els
         store.list(&Prefix::default()).await.unwrap_err(),
         store.read_partial(&partial("p"), 0).await.unwrap_err(),
         store.put(&object("b"), Content::new("x")).await.unwrap_err(),
-        store.append(&partial("p"), 0, Content::new("x")).await.unwrap_err(),
+        store
+            .append(&partial("p"), 0, Content::new("x"))
+            .await
+            .unwrap_err(),
     ];
     for error in errors {
         assert!(error.is_transient(), "{error:?}");
@@ -251,7 +263,10 @@ async fn wrong_names_and_keys_are_refused_and_never_taken_for_an_empty_store() {
         for error in errors {
             assert!(matches!(error, StoreError::Refused { .. }), "{error:?}");
             let shown = format!("{error} {error:?}");
-            assert!(!shown.contains("secret") && !shown.contains(SECRET_KEY), "{shown}");
+            assert!(
+                !shown.contains("secret") && !shown.contains(SECRET_KEY),
+                "{shown}"
+            );
         }
     }
 }
