@@ -64,6 +64,21 @@ postgres_bins() {
     fi
 }
 
+# version_of DIR: of the server there. A tree outside the system has its libraries beside the named directory.
+version_of() { LD_LIBRARY_PATH=${1%/bin}/lib-ld "$1/postgres" --version | awk '{ print $3 }'; }
+
+# bin_of MAJOR: the directory of an installed server's programs, or of a fetched one's
+bin_of() {
+    local dir
+    while read -r dir; do
+        if [[ $(version_of "$dir") == "$1"[.a-z]* ]]; then
+            printf '%s\n' "$dir"
+            return
+        fi
+    done < <(postgres_bins)
+    .ci/fetch-postgres "$1" | cut -f 2
+}
+
 # The packages would start a server of their own; we ask them not to, for this one installation.
 install_postgres() {
     local drop_in=/etc/postgresql-common/createcluster.d/skytide.conf

@@ -18,6 +18,7 @@ mod modules;
 mod originals;
 mod packaged;
 mod peers;
+mod promote;
 mod qadmin;
 mod queue;
 mod races;

@@ -441,3 +441,44 @@ async fn a_barrier_tick_has_exactly_the_given_snapshot() {
         "{behind:?}"
     );
 }
+
+/// Prevents: whoever drops a queue, or holds its ticks, and does not commit, keeps the others from being ticked.
+#[tokio::test]
+async fn a_queue_that_is_being_dropped_holds_up_no_other() {
+    let (server, client) = arena().await;
+    client
+        .batch_execute("select pgq.create_queue('other'); set lock_timeout = '60 s'")
+        .await
+        .unwrap();
+    let dropper = session(&server).await;
+    dropper
+        .batch_execute("begin; select pgq.drop_queue('q')")
+        .await
+        .unwrap();
+    let waits = "select tick_id is not null or is_free from pgq.tick_now_if_free('q')";
+    let ticked = "select array_agg(distinct queue_name order by queue_name) from pgq.tick t \
+                  join pgq.queue q on queue_id = tick_queue where tick_id > 1";
+    client
+        .batch_execute(
+            "select pgq.set_queue_config('other', 'ticker_idle_period', '0'), \
+             pgq.set_queue_config('other', 'ticker_max_lag', '0')",
+        )
+        .await
+        .unwrap();
+    let row = client
+        .query_one("select ticks, seen from pgq.ticker_round(null, null, null)", &[])
+        .await
+        .unwrap();
+    assert_eq!((row.get(0), row.get::<_, Option<&str>>(1)), (1_i64, None));
+    assert_eq!(int(&client, "select pgq.ticker()").await, 1);
+    let busy: bool = client.query_one(waits, &[]).await.unwrap().get(0);
+    assert!(!busy, "it neither waited nor made a tick");
+    let row = client.query_one(ticked, &[]).await.unwrap();
+    assert_eq!(row.get::<_, Vec<String>>(0), ["other"]);
+
+    dropper.batch_execute("rollback").await.unwrap();
+    let free: bool = client.query_one(waits, &[]).await.unwrap().get(0);
+    assert!(free);
+    let row = client.query_one(ticked, &[]).await.unwrap();
+    assert_eq!(row.get::<_, Vec<String>>(0), ["other", "q"]);
+}

@@ -1,14 +1,19 @@
 //! WAL goes into stores and comes back, or somebody is told exactly why not.
 
 mod backup;
-mod copy;
+pub mod copy;
+mod course;
 mod kills;
+pub mod load;
+mod manage;
+mod old;
 mod receive;
 mod reload;
 mod s3;
 mod salvage;
 mod ship;
-mod stage;
+pub mod stage;
+mod takeover;
 
 use std::fs;
 

@@ -3,75 +3,17 @@
 //! `SKYTIDE_KILLS=50` kills that often.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use skytide_fixtures::server::Server;
-use skytide_fixtures::wait;
-
 use super::copy::in_step;
-use super::stage::{PATIENCE, Stage};
-
-const CLIENTS: i64 = 4;
+use super::load::Load;
+use super::stage::Stage;
 
 fn kills() -> usize {
     let asked = std::env::var("SKYTIDE_KILLS")
         .ok()
         .and_then(|kills| kills.parse().ok());
     asked.unwrap_or(10)
-}
-
-/// Clients that commit one row after the other, and note each that the server acknowledged, and when.
-struct Load {
-    acknowledged: Arc<Mutex<Vec<(i64, Instant)>>>,
-    stop: Arc<AtomicBool>,
-    clients: Vec<tokio::task::JoinHandle<()>>,
-}
-
-impl Load {
-    async fn start(server: &Server, round: usize) -> Load {
-        let acknowledged = Arc::new(Mutex::new(Vec::new()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut clients = Vec::new();
-        for client in 0..CLIENTS {
-            let connection = server.connect("postgres").await.unwrap();
-            let (acknowledged, stop) = (acknowledged.clone(), stop.clone());
-            let mut id = (round as i64 * CLIENTS + client) * 1_000_000;
-            clients.push(tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    id += 1;
-                    let insert =
-                        "insert into k (id, filler) values ($1::bigint, repeat(md5($1::bigint::text), 20))";
-                    if connection.execute(insert, &[&id]).await.is_err() {
-                        return;
-                    }
-                    acknowledged.lock().unwrap().push((id, Instant::now()));
-                }
-            }));
-        }
-        Load {
-            acknowledged,
-            stop,
-            clients,
-        }
-    }
-
-    async fn until(&self, count: usize) {
-        wait::until("enough commits", PATIENCE, async || {
-            Ok((self.acknowledged.lock().unwrap().len() >= count).then_some(()))
-        })
-        .await
-        .unwrap();
-    }
-
-    async fn end(self) -> Vec<(i64, Instant)> {
-        self.stop.store(true, Ordering::Relaxed);
-        for client in self.clients {
-            client.await.unwrap();
-        }
-        std::mem::take(&mut self.acknowledged.lock().unwrap())
-    }
 }
 
 /// What the cluster that is restored from the stores lacks of all that was ever acknowledged.

@@ -1,6 +1,7 @@
 //! A server that archives with the program, its store, its base copy, and a cluster restored from both.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -23,6 +24,19 @@ pub struct Said {
 }
 
 impl Said {
+    fn of(output: std::process::Output) -> Said {
+        Said {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// What `--json` printed.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
     /// Left with `code`, and its messages have all of `words`.
     #[track_caller]
     pub fn with(self, code: i32, words: &[&str]) -> Said {
@@ -99,6 +113,17 @@ impl Stage {
     }
 
     pub async fn with(options: Options) -> Stage {
+        let options = options
+            .with("archive_mode", "on")
+            .with("archive_command", "/bin/false");
+        let stage = Stage::untouched(options).await;
+        stage.configure("");
+        stage.walmgr(&["create-store"]).with(0, &[]);
+        stage
+    }
+
+    /// A server nobody has told to archive, and no store.
+    pub async fn untouched(options: Options) -> Stage {
         let dir = tempfile::tempdir().unwrap();
         // The server's user works in it, and it may be another one than ours.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
@@ -106,14 +131,8 @@ impl Stage {
         if std::fs::hard_link(PROGRAM, &program).is_err() {
             std::fs::copy(PROGRAM, &program).unwrap();
         }
-        let options = options
-            .with("archive_mode", "on")
-            .with("archive_command", "/bin/false");
         let server = Server::start(options).await.unwrap();
-        let stage = Stage { server, dir, program };
-        stage.configure("");
-        stage.walmgr(&["create-store"]).with(0, &[]);
-        stage
+        Stage { server, dir, program }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -149,13 +168,52 @@ impl Stage {
 
     /// The program, run as the server's user where the server would run it.
     fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.bare_command(&[]);
+        command.arg("walmgr").arg(self.conf()).args(arguments);
+        command
+    }
+
+    fn bare_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.server.command(self.program.to_str().unwrap());
+        command.args(arguments).current_dir(self.server.data_dir());
         command
-            .arg("walmgr")
-            .arg(self.conf())
-            .args(arguments)
-            .current_dir(self.server.data_dir());
-        command
+    }
+
+    /// As an old script calls it: by its old name, options before the configuration.
+    pub fn old(&self, arguments: &[&str]) -> Said {
+        said(self.bare_command(arguments).arg0("walmgr3"))
+    }
+
+    /// With another configuration of the stage's directory.
+    pub fn by(&self, conf: &str, arguments: &[&str]) -> Said {
+        let conf = self.path(conf);
+        said(
+            self.bare_command(&["walmgr", conf.to_str().unwrap()])
+                .args(arguments),
+        )
+    }
+
+    /// Without a configuration, at home in the stage's directory.
+    pub fn without_conf(&self, arguments: &[&str]) -> Said {
+        let mut command = self.bare_command(&["walmgr"]);
+        said(command.args(arguments).env("HOME", self.dir.path()))
+    }
+
+    /// The same with bytes on standard input.
+    pub fn fed(&self, arguments: &[&str], input: &[u8]) -> Said {
+        use std::io::Write;
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        // A program that refuses does not read.
+        let _ = pipe.write_all(input);
+        drop(pipe);
+        Said::of(child.wait_with_output().unwrap())
     }
 
     pub fn walmgr(&self, arguments: &[&str]) -> Said {
@@ -427,12 +485,7 @@ impl Stage {
 }
 
 fn said(command: &mut Command) -> Said {
-    let output = command.output().expect("the program starts");
-    Said {
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    Said::of(command.output().expect("the program starts"))
 }
 
 /// Rows of `t`, and a sum over them.

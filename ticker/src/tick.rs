@@ -15,6 +15,9 @@ use crate::trouble::{Grievances, Trouble, in_full};
 /// Ticks are made in milliseconds. A server that is silent for so long is taken for lost.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
+/// A tick on request is tried again after this, while somebody else holds the queue's ticks.
+const WHILE_HELD: Duration = Duration::from_millis(20);
+
 /// Statements may wait for locks, since a comparison holds ticks of its queue for a moment; but not so
 /// long that other queues suffer. A dead peer must be noticed, or the lock would stay with it.
 ///
@@ -93,7 +96,7 @@ impl Ticking {
             .map_err(failed())?;
         // SkyTools' own PgQ has no such functions; its queues are ticked in plain rounds only.
         let known = "select to_regprocedure('pgq.ticker_round(text,interval,integer)') is not null, \
-                     to_regprocedure('pgq.tick_now(text,interval)') is not null";
+                     to_regprocedure('pgq.tick_now_if_free(text)') is not null";
         let known = session.query_one(known, &[]).await.map_err(failed())?;
         let by = match known.get(0) {
             true => Rounds::Ours {
@@ -106,7 +109,7 @@ impl Ticking {
         let at_once = match known.get(1) {
             true => Some(
                 session
-                    .prepare("select pgq.tick_now($1)")
+                    .prepare("select tick_id, is_free from pgq.tick_now_if_free($1)")
                     .await
                     .map_err(failed())?,
             ),
@@ -186,10 +189,12 @@ impl Ticking {
         for queue in self.queues.take_due(Instant::now()) {
             let Some(statement) = &self.at_once else { continue };
             match answer(self.session.query_one(statement, &[&queue])).await? {
-                Ok(row) => {
+                Ok(row) if row.get(1) => {
                     let made: Option<i64> = row.get(0);
                     tally.ticks(u64::from(made.is_some()));
                 }
+                // Rounds must not wait for whoever holds this queue's ticks.
+                Ok(_) => self.queues.put_off(queue, Instant::now() + WHILE_HELD),
                 Err(error) => self.failed(&format!("tick of queue {queue} on request"), error, tally)?,
             }
         }
@@ -291,6 +296,11 @@ impl Requests {
         self.wanted.entry(queue.to_owned()).or_insert(earliest);
     }
 
+    /// A request that could not be served.
+    fn put_off(&mut self, queue: String, until: Instant) {
+        self.wanted.insert(queue, until);
+    }
+
     fn next_due(&self) -> Option<Instant> {
         self.wanted.values().min().copied()
     }
@@ -334,5 +344,13 @@ mod tests {
         assert_eq!(requests.next_due(), Some(start + apart), "the next one waits");
         assert!(requests.take_due(start + apart / 2).is_empty());
         assert_eq!(requests.take_due(start + apart), ["a"]);
+
+        requests.put_off("a".to_owned(), start + apart * 3);
+        requests.add("a", apart, start + apart * 2);
+        assert_eq!(
+            requests.next_due(),
+            Some(start + apart * 3),
+            "a second request does not hasten the first"
+        );
     }
 }

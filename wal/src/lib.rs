@@ -20,11 +20,15 @@ pub mod format;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod pack;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod promote;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod receive;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod restore;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod segment;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod server;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod ship;
 pub mod stats;

@@ -20,7 +20,7 @@ use crate::durable::{Attach, FileError};
 use crate::pack::{Contents, Kind, PackError};
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::{Store, StoreError, layout, partial};
-use crate::{SegmentName, WalFileName};
+use crate::{SegmentName, SegmentSize, WalFileName};
 
 /// Where a file came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -307,6 +307,28 @@ fn misplaced(
     } else {
         None
     }
+}
+
+/// The server's own file of a segment goes on where an unfinished one from a store ends. It must not be given that:
+/// the server would put it in the place of its own (`access/transam/xlogarchive.c`, `KeepFileRestoredFromArchive`),
+/// and lose what it has received and not replayed yet. `target` lies beside its own.
+pub fn server_has_more(served: &Served, name: WalFileName, target: &Path) -> bool {
+    let (Origin::Partial(end), WalFileName::Segment(segment)) = (served.origin, name) else {
+        return false;
+    };
+    let Ok(own) = std::fs::read(target.with_file_name(segment.to_string())) else {
+        return false;
+    };
+    let Some(size) = u32::try_from(served.bytes.len()).ok().and_then(SegmentSize::new) else {
+        return false;
+    };
+    let sound = usize::try_from(size.offset_of(end)).unwrap_or(0);
+    if served.bytes.get(..sound) != own.get(..sound) {
+        return false;
+    }
+    let checked = check_segment(WalFileName::Partial(segment), &own, None);
+    let span = checked.ok().and_then(|checked| checked.contents.span);
+    span.is_some_and(|span| span.end_lsn > end)
 }
 
 /// Writes the file to where PostgreSQL wants it, and leaves nothing there if that fails. It is not synced:

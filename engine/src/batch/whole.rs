@@ -15,7 +15,7 @@ use super::BatchError;
 use super::follow::{Follower, Limits};
 use crate::apply::{ApplyError, ChangeSource as _};
 use crate::change::RowChange;
-use crate::spool::{Entry, Spool};
+use crate::spool::{Entry, Spool, SpoolError, SpoolPos};
 
 /// Reads another process's spool.
 pub struct WholeBatches {
@@ -31,6 +31,8 @@ pub struct Tick {
 
 struct Open {
     spool: Arc<Spool>,
+    /// Where the spool began when the horizon was looked for.
+    begin: SpoolPos,
     /// The first kept tick, and a transaction from which on all began after it had committed.
     horizon: (TickId, Xid),
     follower: Option<Follower>,
@@ -53,18 +55,27 @@ impl WholeBatches {
     /// # Errors
     /// The spool cannot be read, or `take` failed.
     pub fn read(&mut self, from: &Tick, to: &Tick, take: Take<'_>) -> Result<bool, ApplyError> {
-        if self
-            .open
-            .as_ref()
-            .is_none_or(|open| open.spool.last_tick() < Some(to.id))
+        if let Some(open) = &self.open
+            && open.spool.last_tick() < Some(to.id)
+            && !open.spool.go_along().map_err(BatchError::from)?
         {
-            // What was published since is seen by opening anew.
+            self.open = None;
+        }
+        if self.open.is_none() {
             self.open = Open::new(&self.dir)?;
         }
-        let Some(open) = &mut self.open else {
+        let Some(open) = self
+            .open
+            .as_mut()
+            .filter(|open| open.spool.last_tick() >= Some(to.id))
+        else {
             return Ok(false);
         };
-        let read = open.read(from, to, take);
+        let read = match open.read(from, to, take) {
+            // The worker let go of it meanwhile.
+            Err(ApplyError::Source(BatchError::Spool(SpoolError::Released { .. }))) => Ok(false),
+            read => read,
+        };
         if !matches!(read, Ok(true)) {
             // Its place is not the next batch's.
             open.follower = None;
@@ -77,21 +88,32 @@ impl Open {
     /// `None`: it has no two ticks yet.
     fn new(dir: &Path) -> Result<Option<Open>, BatchError> {
         let spool = Spool::open_read_only(dir)?;
+        let begin = spool.begin();
         let horizon = horizon(&spool)?;
         Ok(horizon.map(|horizon| Open {
             spool,
+            begin,
             horizon,
             follower: None,
         }))
     }
 
     fn read(&mut self, from: &Tick, to: &Tick, take: Take<'_>) -> Result<bool, ApplyError> {
+        let kept = self.follower.take().filter(|follower| follower.tick() == from.id);
+        // What a follower has seen it knows, whatever went since it set out.
+        if kept.is_none() && self.begin != self.spool.begin() {
+            self.begin = self.spool.begin();
+            let Some(found) = horizon(&self.spool)? else {
+                return Ok(false);
+            };
+            self.horizon = found;
+        }
         let (first, horizon) = self.horizon;
         // What ended between the first tick's snapshot and its commit may lie before the spool's begin.
         if from.id <= first {
             return Ok(false);
         }
-        let follower = match self.follower.take().filter(|follower| follower.tick() == from.id) {
+        let follower = match kept {
             Some(follower) => Some(follower),
             None => match Follower::at_tick(&self.spool, from.id) {
                 Err(BatchError::TickTooOld { .. } | BatchError::TickGap { .. }) => None,

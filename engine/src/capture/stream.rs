@@ -311,6 +311,10 @@ async fn session(
             }
         }
         if reading.reply_wanted || last_status.elapsed() >= settings.status_interval {
+            // A server that shuts down asks, and waits until all it sent is confirmed.
+            if reading.reply_wanted {
+                reading.settle(writer)?;
+            }
             reading.reply_wanted = false;
             reading.report(&mut stream, writer, ReplyRequested::No).await?;
             last_status = Instant::now();
@@ -512,7 +516,7 @@ impl Reading<'_> {
     fn settle(&mut self, writer: &mut Writer) -> Result<(), CaptureError> {
         metrics::counter!(crate::metrics::CAPTURE_BYTES).increment(std::mem::take(&mut self.bytes));
         let ahead = self.idle_lsn.bytes_since(writer.end_lsn()).unwrap_or(0);
-        let due = ahead > 0 && self.last_progress.elapsed() >= PROGRESS_INTERVAL;
+        let due = ahead > 0 && (self.reply_wanted || self.last_progress.elapsed() >= PROGRESS_INTERVAL);
         if due || ahead >= PROGRESS_BYTES {
             writer.progress(self.idle_lsn)?;
             self.last_progress = Instant::now();

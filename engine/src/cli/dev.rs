@@ -10,6 +10,7 @@ use super::{Context, Outcome};
 use crate::daemon::pidfile::Pidfile;
 use crate::daemon::process;
 use crate::dev::demo::{self, Plan};
+use crate::dev::drill;
 use crate::dev::steps::Steps;
 use crate::dev::{Place, Running, State, World, default_dir, down};
 
@@ -23,7 +24,8 @@ use crate::dev::{Place, Running, State, World, default_dir, down};
 Examples:
   skytide dev demo
   skytide dev demo --rows 100000 --seconds 5 --down
-  skytide dev up --dir /tmp/play")]
+  skytide dev up --dir /tmp/play
+  skytide dev drill promote --lose-disk")]
 pub struct DevArgs {
     #[command(subcommand)]
     command: DevCommand,
@@ -35,6 +37,48 @@ enum DevCommand {
     Up(UpArgs),
     Down(DownArgs),
     Status(StatusArgs),
+    /// Let something go wrong, and measure what it costs.
+    #[command(subcommand)]
+    Drill(DrillCommand),
+}
+
+#[derive(Subcommand, Debug)]
+enum DrillCommand {
+    Promote(PromoteDrillArgs),
+}
+
+/// Kill a primary under load and promote a standby; compare what clients were told with what is there
+///
+/// The directory is emptied first, and at the end unless --keep is given. Exit code 3: something was lost that must not be.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  skytide dev drill promote
+  skytide dev drill promote --lose-disk --synchronous
+  skytide dev drill promote --switchover")]
+struct PromoteDrillArgs {
+    /// Directory of everything [default: beside that of dev demo, dev-drill]
+    #[arg(long, value_name = "DIRECTORY")]
+    dir: Option<PathBuf>,
+    /// How long clients commit before the primary goes
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=50))]
+    clients: u16,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=5))]
+    standbys: u16,
+    /// Commits wait until the store has them
+    #[arg(long)]
+    synchronous: bool,
+    /// The primary's disk dies with it
+    #[arg(long)]
+    lose_disk: bool,
+    /// Do not kill the primary: tell it to go
+    #[arg(long, conflicts_with = "lose_disk")]
+    switchover: bool,
+    /// Leave servers and files
+    #[arg(long)]
+    keep: bool,
 }
 
 #[derive(Args, Debug)]
@@ -106,6 +150,7 @@ struct StatusArgs {
 pub async fn run(args: DevArgs, context: &Context) -> anyhow::Result<Outcome> {
     match args.command {
         DevCommand::Demo(args) => run_demo(&args, context).await,
+        DevCommand::Drill(DrillCommand::Promote(args)) => run_promote_drill(&args, context).await,
         DevCommand::Up(args) => run_up(&args, context).await,
         DevCommand::Down(args) => {
             let place = args.dir.place()?;
@@ -160,6 +205,38 @@ async fn run_demo(args: &DemoArgs, context: &Context) -> anyhow::Result<Outcome>
         next_steps(&State::of(&place)?, context);
     }
     Ok(if figures.equal { Outcome::Done } else { Outcome::No })
+}
+
+async fn run_promote_drill(args: &PromoteDrillArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let plan = drill::Plan {
+        seconds: args.seconds,
+        clients: usize::from(args.clients),
+        standbys: usize::from(args.standbys),
+        synchronous: args.synchronous,
+        lose_disk: args.lose_disk,
+        switchover: args.switchover,
+    };
+    let dir = args.dir.clone().unwrap_or_else(drill::default_drill_dir);
+    let place = Place::new(&dir)?;
+    let claim = place.claim()?;
+    let output = &context.output;
+    let drilled = guarded(&place, context, drill::promote(&place, &plan, output)).await;
+    if !args.keep && drilled.is_ok() {
+        drill::remove(&place).await?;
+        place.remove_files()?;
+        leave(&place, claim, true);
+    }
+    let figures = drilled?;
+    output.note("");
+    match output.mode() {
+        OutputMode::Json => output.json(&figures)?,
+        OutputMode::Table => figures.show(output)?,
+    }
+    Ok(if figures.is_good() {
+        Outcome::Done
+    } else {
+        Outcome::No
+    })
 }
 
 async fn run_up(args: &UpArgs, context: &Context) -> anyhow::Result<Outcome> {

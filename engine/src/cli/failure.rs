@@ -9,7 +9,9 @@ use skytide_sql::api::ApiError;
 use skytide_sql::install::InstallError;
 use skytide_wal::archive::ArchiveError;
 use skytide_wal::backup::BackupError;
+use skytide_wal::promote::{PromoteError, Refusal};
 use skytide_wal::receive::ReceiveError;
+use skytide_wal::server::ServerError;
 use skytide_wal::ship::ShipError;
 use skytide_wal::store::StoreError;
 use skytide_wal::store::identity::IdentityError;
@@ -206,8 +208,11 @@ const ADVISERS: &[Adviser] = &[
     advice::<QadminError>,
     advice::<InstallError>,
     advice::<ArchiveError>,
+    advice::<PromoteError>,
+    advice::<Refusal>,
     advice::<ReceiveError>,
     advice::<ShipError>,
+    advice::<ServerError>,
     advice::<TailError>,
     advice::<BackupError>,
     advice::<IdentityError>,

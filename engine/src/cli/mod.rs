@@ -9,6 +9,7 @@ pub mod failure;
 pub mod install;
 pub mod londiste;
 pub mod output;
+pub mod promote;
 pub mod qadmin;
 pub mod queue;
 pub mod shell;
@@ -134,6 +135,7 @@ pub enum Command {
     Queue(queue::QueueArgs),
     /// Archive WAL and get it back: stores, archive_command, restore_command.
     Walmgr(walmgr::WalmgrArgs),
+    Promote(promote::PromoteArgs),
     Dev(dev::DevArgs),
     Completion(completion::CompletionArgs),
     Docs(docs::DocsArgs),
@@ -166,6 +168,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Ticker(args) => ticker::run(args, &context).await,
         Command::Wal(args) => wal::run(args, &context),
         Command::Walmgr(args) => Box::pin(walmgr::run(args, &context)).await,
+        Command::Promote(args) => Box::pin(promote::run(args, &context)).await,
         Command::Queue(args) => Box::pin(queue::run(args, &context)).await,
         Command::Dev(args) => Box::pin(dev::run(args, &context)).await,
         Command::Docs(args) => docs::run(&args),

@@ -1,6 +1,7 @@
 //! Every configuration key, once: loading, `--ini` and `docs/config.md` are made from this table.
 
 mod londiste;
+mod promote;
 mod ticker;
 mod walmgr;
 
@@ -8,6 +9,7 @@ use skytide_sql::nearest::nearest;
 
 use super::unit;
 pub use londiste::LONDISTE;
+pub use promote::{NODE, PROMOTE};
 pub use ticker::TICKER;
 pub use walmgr::WALMGR;
 
@@ -213,7 +215,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_presets_fit_their_kind() {
-        for table in [&LONDISTE, &TICKER, &WALMGR] {
+        for table in [&LONDISTE, &TICKER, &WALMGR, &PROMOTE, &NODE] {
             let mut seen = HashSet::new();
             for key in table.keys() {
                 for name in std::iter::once(&key.name).chain(key.aliases) {

@@ -37,13 +37,26 @@ impl Values {
         )
     }
 
+    /// The values of a section of its own, one of several that have the table's keys. Only the file sets them.
+    pub fn load_section(table: &'static Table, section: &str, path: &Path) -> Result<Self, ConfigError> {
+        let ini = Ini::read(path)?;
+        let layers = Layers::new(table, &[section], Some(&ini), |_| None, &Overrides::default())?;
+        Self::of(table, layers)
+    }
+
     pub(super) fn join(
         table: &'static Table,
         ini: Option<&Ini>,
         environment: impl Fn(&Key) -> Option<(String, String)>,
         overrides: &Overrides,
     ) -> Result<Self, ConfigError> {
-        let layers = Layers::new(table, ini, environment, overrides)?;
+        Self::of(
+            table,
+            Layers::new(table, table.sections, ini, environment, overrides)?,
+        )
+    }
+
+    fn of(table: &'static Table, layers: Layers) -> Result<Self, ConfigError> {
         let references = match layers.raw(None, "config_format").as_deref() {
             Some("1") => References::Percent,
             Some("2") => References::Dollar,
@@ -189,6 +202,7 @@ struct Layers {
 impl Layers {
     fn new(
         table: &'static Table,
+        sections: &[&str],
         ini: Option<&Ini>,
         environment: impl Fn(&Key) -> Option<(String, String)>,
         overrides: &Overrides,
@@ -212,7 +226,7 @@ impl Layers {
             }
         }
         if let Some(ini) = ini {
-            layers.add_file(table, ini)?;
+            layers.add_file(table, sections, ini)?;
         }
         for key in table.keys().filter(|key| key.effect == Effect::Acts) {
             if let Some((variable, value)) = environment(key) {
@@ -230,14 +244,13 @@ impl Layers {
         Ok(layers)
     }
 
-    fn add_file(&mut self, table: &'static Table, ini: &Ini) -> Result<(), ConfigError> {
-        let section = table
-            .sections
+    fn add_file(&mut self, table: &'static Table, sections: &[&str], ini: &Ini) -> Result<(), ConfigError> {
+        let section = sections
             .iter()
             .find_map(|name| ini.section(name))
             .ok_or_else(|| ConfigError::NoSection {
                 path: ini.path().to_owned(),
-                section: table.sections[0],
+                section: sections.first().copied().unwrap_or_default().to_owned(),
                 found: ini.section_names().map(str::to_owned).collect(),
             })?;
         for name in ini.section_names() {
@@ -346,7 +359,7 @@ fn predefined(table: &Table, ini: Option<&Ini>) -> HashMap<String, String> {
     ])
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_owned())
         .or_else(|_| std::env::var("HOSTNAME"))

@@ -23,7 +23,7 @@ pub enum ConfigError {
     #[error("{path} has no section [{section}]", path = path.display())]
     NoSection {
         path: PathBuf,
-        section: &'static str,
+        section: String,
         found: Vec<String>,
     },
     #[error("{place}: unknown key {key:?}")]

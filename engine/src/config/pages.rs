@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::keys::{Effect, Key, LONDISTE, Preset, TICKER, Table, WALMGR};
+use super::keys::{Effect, Key, LONDISTE, NODE, PROMOTE, Preset, TICKER, Table, WALMGR};
 
 /// A commented configuration file with every key at its preset.
 pub fn sample(table: &Table) -> String {
@@ -40,6 +40,8 @@ pub fn manual() -> String {
         ("skytide londiste", &LONDISTE),
         ("skytide ticker", &TICKER),
         ("skytide walmgr", &WALMGR),
+        ("skytide promote", &PROMOTE),
+        ("skytide promote", &NODE),
     ] {
         let _ = write!(out, "\n## `{title}`: section `[{}]`", table.sections[0]);
         for old in &table.sections[1..] {
@@ -145,5 +147,6 @@ mod tests {
         insta::assert_snapshot!("londiste_ini", sample(&LONDISTE));
         insta::assert_snapshot!("ticker_ini", sample(&TICKER));
         insta::assert_snapshot!("walmgr_ini", sample(&WALMGR));
+        insta::assert_snapshot!("promote_ini", sample(&PROMOTE) + "\n" + &sample(&NODE));
     }
 }

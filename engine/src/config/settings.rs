@@ -214,9 +214,11 @@ impl TickerSettings {
     }
 }
 
+mod promote;
 mod s3;
 mod walmgr;
-pub use walmgr::{StoreAt, WalmgrSettings, socket_beside};
+pub use promote::PromoteSettings;
+pub use walmgr::{Role, StoreAt, WalmgrSettings, socket_beside};
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 //! commands, run as a user runs them.
 
 pub mod demo;
+pub mod drill;
 mod figures;
 mod lag;
 mod load;

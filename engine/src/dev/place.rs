@@ -90,7 +90,7 @@ impl Place {
     }
 
     /// Says in the directory whose it is.
-    fn mark(&self) -> anyhow::Result<()> {
+    pub(super) fn mark(&self) -> anyhow::Result<()> {
         let path = self.dir.join(MARKER);
         fs::write(&path, MARKER_TEXT).with_context(|| format!("write {}", path.display()))
     }

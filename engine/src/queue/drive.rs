@@ -83,7 +83,7 @@ async fn session<W: Work>(
             source.idle(stop).await;
             continue;
         };
-        let worked = match work.batch(&mut source.session, &batch).await {
+        let worked = match work.batch(&source, &batch).await {
             Ok(worked) => worked,
             Err(error) if error.fault() != Fault::Retry && source.is_gone(&batch).await => {
                 tracing::info!(

@@ -9,12 +9,13 @@ use tokio_postgres::Transaction;
 
 use super::{Events, HandlerError};
 
-/// Works on batches; each comes at least once. What it did not read of a batch counts as done.
+/// Works on batches; each comes at least once. What it did not read of a batch counts as done (but the
+/// server sends it all the same).
 pub trait BatchHandler: Send {
     fn batch(
         &mut self,
         batch: &Batch,
-        events: &mut Events<'_>,
+        events: &mut Events,
         verdicts: &mut Verdicts,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
@@ -28,7 +29,7 @@ pub trait TargetHandler: Send {
     fn batch(
         &mut self,
         batch: &Batch,
-        events: &mut Events<'_>,
+        events: &mut Events,
         target: &Transaction<'_>,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
@@ -51,7 +52,7 @@ pub enum Verdict {
 pub struct Verdicts {
     pub(super) retry: BTreeMap<Duration, Vec<EventId>>,
     pub(super) nack: BTreeMap<String, Vec<EventId>>,
-    pub(super) dead: Vec<(EventId, String)>,
+    pub(super) dead: BTreeMap<String, Vec<EventId>>,
 }
 
 impl Verdicts {
@@ -60,7 +61,7 @@ impl Verdicts {
             Verdict::Done => {}
             Verdict::Retry(after) => self.retry.entry(after).or_default().push(event),
             Verdict::Nack(reason) => self.nack.entry(reason).or_default().push(event),
-            Verdict::Dead(reason) => self.dead.push((event, reason)),
+            Verdict::Dead(reason) => self.dead.entry(reason).or_default().push(event),
         }
     }
 
@@ -92,7 +93,7 @@ impl<H: EventHandler> BatchHandler for PerEvent<H> {
     async fn batch(
         &mut self,
         _batch: &Batch,
-        events: &mut Events<'_>,
+        events: &mut Events,
         verdicts: &mut Verdicts,
     ) -> Result<(), HandlerError> {
         while let Some(event) = events.next_event().await? {

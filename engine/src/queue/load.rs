@@ -71,7 +71,7 @@ impl TargetHandler for Loader {
     async fn batch(
         &mut self,
         _batch: &Batch,
-        events: &mut Events<'_>,
+        events: &mut Events,
         target: &Transaction<'_>,
     ) -> Result<(), HandlerError> {
         self.types.clear();

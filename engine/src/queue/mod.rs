@@ -1,6 +1,6 @@
 //! Consumers and producers of queues.
 //!
-//! A consumer takes batch after batch, reads each by a cursor, hands its events to a handler and finishes it. A
+//! A consumer takes batch after batch, reads each as the server sends it, hands its events to a handler and finishes it. A
 //! batch that was not finished is given again, so [`consume`] delivers every event at least once. [`consume_into`]
 //! delivers exactly once into another database: what the handler did there is committed together with the
 //! mark of the batch. Several processes may share a consumer's batches: see [`Group`].

@@ -1,76 +1,41 @@
-//! Reading a batch: a cursor on the server, a few events at a time here; or what the spool had.
+//! Reading a batch: rows as the server makes them, or what the spool had.
 
 use std::pin::Pin;
 
 use futures_util::TryStreamExt;
-use skytide_sql::api::pgq::{self, Batch, Event};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{RowStream, Statement, Transaction};
+use skytide_sql::api::pgq::Event;
+use tokio_postgres::RowStream;
 
 use super::QueueError;
 use super::settings::Limits;
 
-/// The server makes this many rows before it sends them; we take them off the connection one by one, so it is no
-/// bound of our memory.
-const FETCHED_ROWS: usize = 500;
-const CURSOR: &str = "skytide_batch";
-const FETCH: &str = "fetch forward 500 from skytide_batch";
-const NO_PARAMETERS: [&(dyn ToSql + Sync); 0] = [];
-
 /// The events of one batch, in the order of their ids.
 ///
-/// Rows that wait here are left in the connection, which the server fills no further than its buffers: what
+/// Rows that wait are left in the connection, which the server fills no further than its buffers: what
 /// is in memory is the chunk that was asked for, and the next event.
-pub struct Events<'a> {
-    from: From<'a>,
+pub struct Events {
+    from: From,
     limits: Limits,
     read: u64,
 }
 
-enum From<'a> {
-    Cursor(Cursor<'a>),
+enum From {
+    Queue(Pin<Box<RowStream>>),
     Spool(std::vec::IntoIter<Event>),
+    /// A stream must not be asked again.
+    End,
 }
 
-struct Cursor<'a> {
-    source: &'a Transaction<'a>,
-    fetch: Statement,
-    block: Option<Block>,
-    ended: bool,
-}
-
-struct Block {
-    rows: Pin<Box<RowStream>>,
-    seen: usize,
-}
-
-impl<'a> Events<'a> {
-    pub(super) async fn open(
-        source: &'a Transaction<'a>,
-        batch: &Batch,
-        filter: Option<&str>,
-        limits: Limits,
-    ) -> Result<Events<'a>, QueueError> {
-        pgq::open_batch_cursor(source, batch.id, CURSOR, filter).await?;
-        // Its columns are known only while the cursor is open.
-        let fetch = source
-            .prepare(FETCH)
-            .await
-            .map_err(QueueError::sql("read the batch"))?;
-        let cursor = Cursor {
-            source,
-            fetch,
-            block: None,
-            ended: false,
-        };
-        Ok(Events {
-            from: From::Cursor(cursor),
+impl Events {
+    pub(super) fn of_queue(rows: RowStream, limits: Limits) -> Events {
+        Events {
+            from: From::Queue(Box::pin(rows)),
             limits,
             read: 0,
-        })
+        }
     }
 
-    pub(super) fn of_spool(events: Vec<Event>, limits: Limits) -> Events<'a> {
+    pub(super) fn of_spool(events: Vec<Event>, limits: Limits) -> Events {
         Events {
             from: From::Spool(events.into_iter()),
             limits,
@@ -87,7 +52,14 @@ impl<'a> Events<'a> {
     /// The connection or the filter; the batch can not be read further then.
     pub async fn next_event(&mut self) -> Result<Option<Event>, QueueError> {
         let event = match &mut self.from {
-            From::Cursor(cursor) => cursor.next_event().await?,
+            From::Queue(rows) => {
+                let event = next_row(rows).await;
+                if !matches!(event, Ok(Some(_))) {
+                    self.from = From::End;
+                }
+                event.map_err(QueueError::sql("read the batch"))?
+            }
+            From::End => None,
             From::Spool(events) => events.next(),
         };
         self.read += u64::from(event.is_some());
@@ -112,37 +84,9 @@ impl<'a> Events<'a> {
     }
 }
 
-impl Cursor<'_> {
-    async fn next_event(&mut self) -> Result<Option<Event>, QueueError> {
-        let failed = QueueError::sql("read the batch");
-        match self.next_row().await {
-            Ok(None) => Ok(None),
-            Ok(Some(row)) => Event::read(&row).map(Some).map_err(failed),
-            Err(error) => {
-                self.ended = true;
-                Err(failed(error))
-            }
-        }
-    }
-
-    async fn next_row(&mut self) -> Result<Option<tokio_postgres::Row>, tokio_postgres::Error> {
-        loop {
-            if let Some(block) = &mut self.block {
-                if let Some(row) = block.rows.try_next().await? {
-                    block.seen += 1;
-                    return Ok(Some(row));
-                }
-                self.ended = block.seen < FETCHED_ROWS;
-                self.block = None;
-            }
-            if self.ended {
-                return Ok(None);
-            }
-            let rows = self.source.query_raw(&self.fetch, NO_PARAMETERS).await?;
-            self.block = Some(Block {
-                rows: Box::pin(rows),
-                seen: 0,
-            });
-        }
+async fn next_row(rows: &mut Pin<Box<RowStream>>) -> Result<Option<Event>, tokio_postgres::Error> {
+    match rows.try_next().await? {
+        Some(row) => Event::read(&row).map(Some),
+        None => Ok(None),
     }
 }

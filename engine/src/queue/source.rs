@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skytide_sql::BatchId;
-use skytide_sql::api::pgq::{self, Batch};
+use skytide_sql::api::pgq::{self, Batch, BatchCalls};
 use skytide_sql::api::pgq_coop;
 use skytide_sql::conn::{self, Session};
 use tokio::sync::mpsc;
@@ -11,12 +11,12 @@ use tokio_postgres::{GenericClient, Notification};
 use tokio_util::sync::CancellationToken;
 
 use super::handler::Verdicts;
-use super::{QueueError, Settings};
+use super::{Events, QueueError, Settings};
 
 /// A handler may take its time with events that wait in the connection: the server must not give up on us
-/// because we do not read, nor because the transaction of the cursor is quiet.
+/// because we do not read.
 const SESSION_SETTINGS: &str = "\
-    set tcp_user_timeout = 0; set idle_in_transaction_session_timeout = 0; set statement_timeout = 0; \
+    set tcp_user_timeout = 0; set statement_timeout = 0; \
     listen pgq_tick_wanted";
 
 /// After a batch, or when somebody asked for a tick, the next one may be there at once.
@@ -25,6 +25,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 pub(super) struct Source<'s> {
     settings: &'s Settings,
     pub session: Session,
+    calls: BatchCalls,
     notifications: Option<mpsc::Receiver<Notification>>,
     /// The channel on which ticks are told, where the queue's PgQ does so.
     ticks: Option<String>,
@@ -41,9 +42,11 @@ impl<'s> Source<'s> {
             .await
             .map_err(QueueError::sql("prepare the session"))?;
         let notifications = session.notifications();
+        let calls = BatchCalls::prepare(&session).await?;
         let mut source = Source {
             settings,
             session,
+            calls,
             notifications,
             ticks: None,
             wait: SHORTEST_WAIT,
@@ -86,7 +89,7 @@ impl<'s> Source<'s> {
         } = self.settings;
         let client = &*self.session;
         let Some(group) = group else {
-            return Ok(pgq::next_batch_custom(client, queue, consumer, size).await?);
+            return Ok(self.calls.next_batch(client, queue, consumer, size).await?);
         };
         let taken = pgq_coop::next_batch_custom(
             client,
@@ -105,9 +108,25 @@ impl<'s> Source<'s> {
         }
     }
 
+    /// The batch's events, by SQL.
+    pub async fn events(&self, batch: &Batch) -> Result<Events, QueueError> {
+        let Settings { filter, chunk, .. } = self.settings;
+        let rows = self
+            .calls
+            .events(&self.session, batch.id, filter.as_deref())
+            .await?;
+        Ok(Events::of_queue(rows, *chunk))
+    }
+
     /// Tells the verdicts and closes the batch, in one transaction.
     pub async fn finish(&mut self, batch: &Batch, verdicts: &Verdicts) -> Result<(), QueueError> {
         let grouped = self.settings.group.is_some();
+        if !grouped && verdicts.is_empty() {
+            return match self.calls.finish_batch(&self.session, batch.id).await? {
+                true => Ok(()),
+                false => Err(QueueError::BatchGone(batch.id)),
+            };
+        }
         let failed = QueueError::sql("finish the batch");
         let transaction = self
             .session
@@ -123,7 +142,7 @@ impl<'s> Source<'s> {
                 return Err(QueueError::BatchGone(batch.id));
             }
         }
-        tell(&transaction, batch.id, verdicts).await?;
+        tell(&self.calls, &transaction, batch.id, verdicts).await?;
         let finished = match grouped {
             true => pgq_coop::finish_batch(&transaction, batch.id).await?,
             false => pgq::finish_batch(&transaction, batch.id).await?,
@@ -134,9 +153,18 @@ impl<'s> Source<'s> {
         transaction.commit().await.map_err(failed)
     }
 
-    /// Whether a batch was moved away under us: then an error in it is no wonder.
+    /// Whether a batch was moved away under us: then an error in it is no wonder. Asked aside, since the session may
+    /// have much of the batch still to send.
     pub async fn is_gone(&self, batch: &Batch) -> bool {
-        matches!(pgq::get_batch_info(&*self.session, batch.id).await, Ok(None))
+        let Settings {
+            source,
+            application_name,
+            ..
+        } = self.settings;
+        match conn::connect(source, application_name).await {
+            Ok(session) => matches!(pgq::get_batch_info(&*session, batch.id).await, Ok(None)),
+            Err(_) => false,
+        }
     }
 
     /// Waits before the next look: for a tick, where ticks are told; else a moment at first, longer each time,
@@ -165,9 +193,14 @@ impl<'s> Source<'s> {
     }
 }
 
-async fn tell<C: GenericClient>(client: &C, batch: BatchId, verdicts: &Verdicts) -> Result<(), QueueError> {
+async fn tell<C: GenericClient>(
+    calls: &BatchCalls,
+    client: &C,
+    batch: BatchId,
+    verdicts: &Verdicts,
+) -> Result<(), QueueError> {
     for (after, events) in &verdicts.retry {
-        pgq::event_retry(client, batch, events, *after).await?;
+        calls.retry(client, batch, events, *after).await?;
     }
     for (reason, events) in &verdicts.nack {
         let dead = pgq::event_nack(client, batch, events, reason).await?;
@@ -175,8 +208,8 @@ async fn tell<C: GenericClient>(client: &C, batch: BatchId, verdicts: &Verdicts)
             tracing::warn!(batch = batch.get(), events = dead, "events became dead letters");
         }
     }
-    for (event, reason) in &verdicts.dead {
-        pgq::event_dead(client, batch, *event, reason).await?;
+    for (reason, events) in &verdicts.dead {
+        pgq::event_dead(client, batch, events, reason).await?;
     }
     Ok(())
 }

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skytide_sql::api::pgq::{Batch, Event};
-use skytide_sql::conn::Session;
 use skytide_sql::{EventId, QueueName, Xid};
 
-use super::{QueueError, Settings};
+use super::settings::Limits;
+use super::source::Source;
+use super::{Events, QueueError, Settings};
 use crate::apply::ApplyError;
 use crate::batch::{Tick, WholeBatches};
 use crate::change::scalar::{int4, int8, text, timestamp};
@@ -21,12 +22,13 @@ use crate::change::{BadChange, ColumnValue, Relation, RowChange, Tuple};
 /// Where PostgreSQL's time begins.
 const EPOCH: Duration = Duration::from_secs(946_684_800);
 
-/// Larger batches are read by SQL: there a cursor bounds memory.
+/// Larger batches are read by SQL: there memory is bounded.
 const MOST_BYTES: usize = 256 << 20;
 
 pub(super) struct Spooled {
     dir: PathBuf,
     queue: QueueName,
+    chunk: Limits,
     /// Away while a batch is read.
     batches: Option<WholeBatches>,
     /// The queue's event tables are called so, with a number behind it.
@@ -43,6 +45,7 @@ impl Spooled {
             batches: None,
             dir,
             queue: settings.queue.clone(),
+            chunk: settings.chunk,
             tables: None,
             complained: false,
         })
@@ -52,11 +55,8 @@ impl Spooled {
     ///
     /// # Errors
     /// The queue's database does not answer.
-    pub async fn events(
-        &mut self,
-        session: &Session,
-        batch: &Batch,
-    ) -> Result<Option<Vec<Event>>, QueueError> {
+    pub async fn events(&mut self, source: &Source<'_>, batch: &Batch) -> Result<Option<Events>, QueueError> {
+        let session = &source.session;
         let tables = match &self.tables {
             Some(tables) => Arc::clone(tables),
             None => {
@@ -107,7 +107,7 @@ impl Spooled {
         match events {
             Ok(events) => {
                 self.complained = false;
-                Ok(events)
+                Ok(events.map(|events| Events::of_spool(events, self.chunk)))
             }
             Err(error) => {
                 if !self.complained {

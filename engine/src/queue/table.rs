@@ -103,7 +103,7 @@ impl TargetHandler for TableWriter {
     async fn batch(
         &mut self,
         batch: &Batch,
-        events: &mut Events<'_>,
+        events: &mut Events,
         target: &Transaction<'_>,
     ) -> Result<(), HandlerError> {
         let Some(mut chunk) = events.next_chunk().await? else {

@@ -16,7 +16,7 @@ impl TargetHandler for Mover {
     async fn batch(
         &mut self,
         _batch: &Batch,
-        events: &mut Events<'_>,
+        events: &mut Events,
         target: &Transaction<'_>,
     ) -> Result<(), HandlerError> {
         while let Some(chunk) = events.next_chunk().await? {
@@ -72,7 +72,7 @@ impl TargetHandler for Splitter {
     async fn batch(
         &mut self,
         _batch: &Batch,
-        events: &mut Events<'_>,
+        events: &mut Events,
         target: &Transaction<'_>,
     ) -> Result<(), HandlerError> {
         while let Some(chunk) = events.next_chunk().await? {

@@ -6,13 +6,14 @@ use skytide_sql::conn::{self, ConnectString, Session};
 use super::drive::Worked;
 use super::handler::{BatchHandler, TargetHandler, Verdicts};
 use super::mark::{Mark, Standing};
+use super::source::Source;
 use super::spooled::Spooled;
 use super::{Events, QueueError, Settings};
 
 pub(super) trait Work: Send {
     fn batch(
         &mut self,
-        source: &mut Session,
+        source: &Source<'_>,
         batch: &Batch,
     ) -> impl Future<Output = Result<Worked, QueueError>> + Send;
 
@@ -20,16 +21,28 @@ pub(super) trait Work: Send {
     fn reset(&mut self) {}
 }
 
+/// Where the spool has all of the batch, from there.
+async fn read(
+    spooled: &mut Option<Spooled>,
+    source: &Source<'_>,
+    batch: &Batch,
+) -> Result<Events, QueueError> {
+    if let Some(spooled) = spooled
+        && let Some(events) = spooled.events(source, batch).await?
+    {
+        return Ok(events);
+    }
+    source.events(batch).await
+}
+
 pub(super) struct AtLeastOnce<'h, H> {
-    settings: &'h Settings,
     handler: &'h mut H,
     spooled: Option<Spooled>,
 }
 
 impl<'h, H> AtLeastOnce<'h, H> {
-    pub fn new(settings: &'h Settings, handler: &'h mut H) -> Self {
+    pub fn new(settings: &Settings, handler: &'h mut H) -> Self {
         AtLeastOnce {
-            settings,
             handler,
             spooled: Spooled::new(settings),
         }
@@ -37,42 +50,15 @@ impl<'h, H> AtLeastOnce<'h, H> {
 }
 
 impl<H: BatchHandler> Work for AtLeastOnce<'_, H> {
-    async fn batch(&mut self, source: &mut Session, batch: &Batch) -> Result<Worked, QueueError> {
-        let settings = self.settings;
+    async fn batch(&mut self, source: &Source<'_>, batch: &Batch) -> Result<Worked, QueueError> {
         let mut verdicts = Verdicts::default();
-        if let Some(spooled) = &mut self.spooled
-            && let Some(events) = spooled.events(source, batch).await?
-        {
-            let mut events = Events::of_spool(events, settings.chunk);
-            self.handler
-                .batch(batch, &mut events, &mut verdicts)
-                .await
-                .map_err(QueueError::handler(batch.id))?;
-            return Ok(Worked {
-                events: events.read(),
-                verdicts,
-                skipped: false,
-            });
-        }
-        let transaction = source
-            .transaction()
-            .await
-            .map_err(QueueError::sql("read the batch"))?;
-        let mut events =
-            Events::open(&transaction, batch, settings.filter.as_deref(), settings.chunk).await?;
+        let mut events = read(&mut self.spooled, source, batch).await?;
         self.handler
             .batch(batch, &mut events, &mut verdicts)
             .await
             .map_err(QueueError::handler(batch.id))?;
-        let read = events.read();
-        drop(events);
-        // Ends the cursor; nothing was written.
-        transaction
-            .rollback()
-            .await
-            .map_err(QueueError::sql("read the batch"))?;
         Ok(Worked {
-            events: read,
+            events: events.read(),
             verdicts,
             skipped: false,
         })
@@ -104,7 +90,7 @@ impl<'h, H> ExactlyOnce<'h, H> {
 impl<H: TargetHandler> Work for ExactlyOnce<'_, H> {
     /// Steps: look at the mark under a lock; do the work; set the mark; commit all of it. The caller
     /// finishes the batch. Whoever dies before the commit has done nothing, after it the mark tells.
-    async fn batch(&mut self, source: &mut Session, batch: &Batch) -> Result<Worked, QueueError> {
+    async fn batch(&mut self, source: &Source<'_>, batch: &Batch) -> Result<Worked, QueueError> {
         let settings = self.settings;
         let session = match &mut self.session {
             Some(session) => session,
@@ -125,35 +111,9 @@ impl<H: TargetHandler> Work for ExactlyOnce<'_, H> {
             });
         }
 
-        let spooled = match &mut self.spooled {
-            Some(spooled) => spooled.events(source, batch).await?,
-            None => None,
-        };
-        let read = match spooled {
-            Some(events) => {
-                let mut events = Events::of_spool(events, settings.chunk);
-                let worked = self.handler.batch(batch, &mut events, &target).await;
-                worked.map_err(QueueError::handler(batch.id))?;
-                events.read()
-            }
-            None => {
-                let reading = source
-                    .transaction()
-                    .await
-                    .map_err(QueueError::sql("read the batch"))?;
-                let mut events =
-                    Events::open(&reading, batch, settings.filter.as_deref(), settings.chunk).await?;
-                let worked = self.handler.batch(batch, &mut events, &target).await;
-                worked.map_err(QueueError::handler(batch.id))?;
-                let read = events.read();
-                drop(events);
-                reading
-                    .rollback()
-                    .await
-                    .map_err(QueueError::sql("read the batch"))?;
-                read
-            }
-        };
+        let mut events = read(&mut self.spooled, source, batch).await?;
+        let worked = self.handler.batch(batch, &mut events, &target).await;
+        worked.map_err(QueueError::handler(batch.id))?;
 
         self.mark.set(&target, batch).await?;
         fail::fail_point!("queue::before_target_commit");
@@ -163,7 +123,7 @@ impl<H: TargetHandler> Work for ExactlyOnce<'_, H> {
             .map_err(QueueError::sql("commit in the target database"))?;
         fail::fail_point!("queue::after_target_commit");
         Ok(Worked {
-            events: read,
+            events: events.read(),
             verdicts: Verdicts::default(),
             skipped: false,
         })

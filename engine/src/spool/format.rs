@@ -311,6 +311,12 @@ impl FrameHead {
 }
 
 impl Frame {
+    /// How long the frame says it is whose fixed part begins here.
+    pub fn length_of(fixed: &[u8]) -> Option<usize> {
+        let mut f = Fields::new(fixed.get(4..)?);
+        f.u32().map(|len| len as usize)
+    }
+
     /// Checks the frame at `offset` of a segment's `bytes`, checksum included.
     pub fn parse(bytes: &[u8], offset: usize, position: SpoolPos) -> Result<Frame, Fault> {
         let cut = || Fault::new(offset, "a whole frame", "the end of the segment");

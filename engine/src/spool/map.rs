@@ -56,6 +56,12 @@ impl Map {
 }
 
 impl Map {
+    /// Another process has made everything below `len` final; never less than before, nor more than there is.
+    pub fn extend(&self, len: usize) {
+        self.published
+            .fetch_max(len.min(self.raw.len()), Ordering::AcqRel);
+    }
+
     /// Takes the pages below `len` out of this process's memory; they come back from the page cache when
     /// somebody looks.
     pub fn forget_below(&self, len: usize) {

@@ -6,6 +6,7 @@
 //! Positions of the end, each never ahead of the one before it: appended ([`Writer::end_lsn`]), published (what readers
 //! see), durable ([`Spool::durable_lsn`], the only one to report as flushed).
 
+mod along;
 mod dictionary;
 mod entry;
 mod error;
@@ -147,7 +148,12 @@ impl Spool {
         let look = || {
             let mut survey = recover::survey(dir, None, Mode::Read)?;
             let tail = survey.tail_for_reading()?;
-            Spool::assemble(dir.to_owned(), &mut survey, tail, true).map(Arc::new)
+            let is_open = tail.is_some();
+            let spool = Spool::assemble(dir.to_owned(), &mut survey, tail, true)?;
+            if !is_open {
+                spool.last_segment().iter().for_each(|last| last.seal());
+            }
+            Ok(Arc::new(spool))
         };
         // Beside a writer, segments come and go. Only what is wrong twice in the same place is wrong.
         let mut before = String::new();
@@ -275,6 +281,11 @@ impl Spool {
             last_tick: segments.values().next_back().and_then(|s| s.index().last_tick),
             durable_lsn: self.durable_lsn(),
         }
+    }
+
+    fn last_segment(&self) -> Option<Arc<Segment>> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.values().next_back().cloned()
     }
 
     fn segment(&self, number: u64) -> Option<Arc<Segment>> {

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,8 @@ pub(super) struct Segment {
     pub file: File,
     pub map: Arc<Map>,
     index: Mutex<SegmentIndex>,
+    /// Nothing comes behind what is published. Of a segment that is read along with its writer.
+    sealed: AtomicBool,
 }
 
 impl Segment {
@@ -38,11 +41,20 @@ impl Segment {
             file,
             map,
             index: Mutex::new(index),
+            sealed: AtomicBool::new(false),
         }
     }
 
     pub fn index(&self) -> MutexGuard<'_, SegmentIndex> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    pub fn seal(&self) {
+        self.sealed.store(true, Ordering::Release);
     }
 
     /// Makes the file's contents durable.

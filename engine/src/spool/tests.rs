@@ -338,6 +338,77 @@ fn a_released_segment_stays_readable_for_those_who_have_it() {
 }
 
 #[test]
+fn a_reader_in_another_process_goes_along_with_the_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, spool) = open(dir.path());
+    writer.transaction(head(1), b"rows", 1).unwrap();
+    writer.publish().unwrap();
+    let other = Spool::open_read_only(dir.path()).unwrap();
+    let mut reader = other.reader(other.begin());
+    let mut read = 0;
+    let mut previous = None;
+    for n in 2..200 {
+        let relation = writer
+            .relation(&relation_message(1000 + n / 50, "orders"))
+            .unwrap();
+        writer.transaction(head(n), &noise(n, 30_000), 1).unwrap();
+        writer.tick(tick(i64::from(n), previous)).unwrap();
+        previous = Some(TickId::new(i64::from(n)));
+        writer.publish().unwrap();
+        // Sometimes several blocks, or a whole segment, are new.
+        if n % 7 == 0 || n % 50 == 1 {
+            assert!(other.go_along().unwrap());
+            assert_eq!(other.last_tick(), previous);
+            assert_eq!(other.end(), spool.end());
+            assert_eq!(contents(&other), contents(&spool));
+            assert!(other.relation(relation).is_some());
+            while reader.next_block().unwrap().is_some() {
+                read += 1;
+            }
+        }
+        if n == 100 {
+            assert!(spool.stats().segments > 2);
+            spool.release(spool.end()).unwrap();
+            assert!(other.go_along().unwrap());
+            assert_eq!(other.begin(), spool.begin());
+        }
+    }
+    assert!(other.go_along().unwrap());
+    while reader.next_block().unwrap().is_some() {
+        read += 1;
+    }
+    assert!(read >= 199, "each block was read once: {read}");
+
+    // What is torn is not taken in.
+    let path = segment::segment_path(dir.path(), other.last_segment().unwrap().header.number);
+    writer.transaction(head(900), &noise(9, 3000), 1).unwrap();
+    writer.publish().unwrap();
+    let before = other.end();
+    let place = before.offset(SEGMENT) as u64 + 500;
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    let mut byte = [0];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, place).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[!byte[0]], place).unwrap();
+    assert!(other.go_along().unwrap());
+    assert_eq!(other.end(), before);
+    std::os::unix::fs::FileExt::write_all_at(&file, &byte, place).unwrap();
+    assert!(other.go_along().unwrap());
+    assert_eq!(contents(&other), contents(&spool));
+
+    // Another spool in the same place, with the same numbers.
+    drop((writer, spool));
+    remove(dir.path()).unwrap();
+    let (mut writer, _spool) = open(dir.path());
+    writer.transaction(head(1), b"rows", 1).unwrap();
+    writer.publish().unwrap();
+    assert!(!other.go_along().unwrap());
+}
+
+#[test]
 fn a_row_larger_than_a_segment_is_refused_and_the_largest_one_fits() {
     let dir = tempfile::tempdir().unwrap();
     let (mut writer, spool) = open(dir.path());

@@ -24,12 +24,32 @@ create or replace function pgq._make_ticks(
 returns record as $$
 declare
     l_class     constant integer := pgq._tick_lock_class();
+    l_free_all  boolean;
+    l_free      integer[];
     l           record;
     l_made      record;
     l_text      text;
 begin
+    -- the lock of all queues, or, if somebody has one of them, of each that is free
+    l_free_all := i_queue_id is not null or pg_try_advisory_xact_lock(l_class, 0);
+    if not l_free_all and not pg_try_advisory_xact_lock_shared(l_class, 0) then
+        return;
+    end if;
+    select array_agg(q.queue_id) filter (where l_free_all or pg_try_advisory_xact_lock(l_class, q.queue_id)),
+           case when count(*) >= i_most then max(q.queue_id) end
+      into l_free, last_queue
+      from (
+        select p.queue_id
+          from pgq.queue p
+         where not p.queue_external_ticker
+           and not p.queue_ticker_paused
+           and (i_queue_id is null or p.queue_id = i_queue_id)
+           and (i_after is null or p.queue_id > i_after)
+           and (i_lag_below is null or (p.queue_ticker_max_lag > '0' and p.queue_ticker_max_lag < i_lag_below))
+         order by p.queue_id
+         limit i_most) q;
+
     select array_agg(d.queue_id)   filter (where d.is_due) as queues,
-           array_agg(d.tick_id)    filter (where d.is_due) as ticks,
            array_agg(d.event_seq)  filter (where d.is_due) as event_seqs,
            array_agg(d.doubt)      filter (where d.doubt is not null) as doubts,
            array_agg(d.damage)     filter (where d.damage is not null) as damages,
@@ -37,7 +57,6 @@ begin
                     else d.due_at
                end) as due_at,
            min(d.max_lag)          filter (where d.max_lag > '0') as shortest_lag,
-           case when count(*) >= i_most then max(d.queue_id) end as last_queue,
            (select txid_current_snapshot()::text) as snapshot
       into l
       from (
@@ -106,15 +125,9 @@ begin
                            coalesce(pg_sequence_last_value(q.event_seq_oid), 1) as event_seq
                       from (
                         select p.*, to_regclass(p.queue_event_seq) as event_seq_oid
-                          from pgq.queue p
-                         where not p.queue_external_ticker
-                           and not p.queue_ticker_paused
-                           and (i_queue_id is null or p.queue_id = i_queue_id)
-                           and (i_after is null or p.queue_id > i_after)
-                           and (i_lag_below is null
-                                or (p.queue_ticker_max_lag > '0' and p.queue_ticker_max_lag < i_lag_below))
-                         order by p.queue_id
-                         limit i_most) q
+                          from unnest(l_free) f (queue_id)
+                          join pgq.queue p on p.queue_id = f.queue_id
+                                          and not p.queue_external_ticker and not p.queue_ticker_paused) q
                       left join lateral (
                             select n.tick_id, n.tick_time, n.tick_event_seq, n.tick_snapshot
                               from pgq.tick n
@@ -130,7 +143,6 @@ begin
                    and o.tick_queue = c.queue_id and o.tick_id < c.tick_id
                  order by o.tick_id desc
                  limit 1) b on true) d;
-    last_queue := l.last_queue;
     shortest_lag := l.shortest_lag;
     due_at := l.due_at;
     if l.doubts is not null then
@@ -149,43 +161,25 @@ begin
         end loop;
     end if;
     if l.queues is null then
-        seen := l.snapshot;
+        -- a lock may go without a trace in the snapshot
+        seen := case when l_free_all then l.snapshot end;
         return;
     end if;
 
-    -- the lock of all queues, or, if somebody makes a tick in one of them, of each that is free
-    if i_queue_id is null and not pg_try_advisory_xact_lock(l_class, 0) then
-        if not pg_try_advisory_xact_lock_shared(l_class, 0) then
-            return;
-        end if;
-        select array_agg(d.queue_id), array_agg(d.tick_id), array_agg(d.event_seq)
-          into l.queues, l.ticks, l.event_seqs
-          from unnest(l.queues, l.ticks, l.event_seqs) as d (queue_id, tick_id, event_seq)
-         where pg_try_advisory_xact_lock(l_class, d.queue_id);
-    end if;
-
-    -- whoever else made a tick since the look has moved the sequence
-    with found as (
-        select d.queue_id, d.tick_id as last_id, d.event_seq, nextval(to_regclass(q.queue_tick_seq)) as tick_id
-          from unnest(l.queues, l.ticks, l.event_seqs) as d (queue_id, tick_id, event_seq)
-          join pgq.queue q on q.queue_id = d.queue_id and not q.queue_external_ticker and not q.queue_ticker_paused
-        offset 0),
-    made as (
+    with made as (
         insert into pgq.tick (tick_queue, tick_id, tick_time, tick_snapshot, tick_event_seq)
-        select f.queue_id, f.tick_id, now(), (select txid_current_snapshot()), f.event_seq
-          from found f
-         where f.tick_id = f.last_id + 1
-            or not exists (
-                select 1 from pgq.tick t where t.tick_queue = f.queue_id and t.tick_id > coalesce(f.last_id, -1))
+        select d.queue_id, nextval(to_regclass(q.queue_tick_seq)), now(), (select txid_current_snapshot()), d.event_seq
+          from unnest(l.queues, l.event_seqs) as d (queue_id, event_seq)
+          join pgq.queue q on q.queue_id = d.queue_id and not q.queue_external_ticker and not q.queue_ticker_paused
         returning tick_queue, tick_id)
     select array_agg(m.tick_queue) as queues, array_agg(m.tick_id) as ticks into l_made from made m;
     if l_made.ticks is null then
-        return;
+        return;     -- paused meanwhile
     end if;
     tick_ids := l_made.ticks;
     perform pgq._tell_ticks(l_made.queues, l_made.ticks);
     -- if nothing was under way and no id was given away before ours, ours is all that ends by this
-    if l.snapshot = format('%s:%s:', txid_current(), txid_current()) then
+    if l_free_all and l.snapshot = format('%s:%s:', txid_current(), txid_current()) then
         seen := format('%s:%s:', txid_current() + 1, txid_current() + 1);
     end if;
 end;

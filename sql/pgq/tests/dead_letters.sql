@@ -89,3 +89,21 @@ select consumer_name, ev_data from pgq.get_dead_letters();
 select pgq.set_queue_config('q', 'max_retries', 'many');
 select pgq.drop_queue('q', true);
 select count(*) from pgq.dead_letter;
+
+-- many events at once
+\o /dev/null
+select pgq.create_queue('many'), pgq.register_consumer('many', 'c');
+select pgq.insert_events('many', null, array_agg('event ' || i)) from generate_series(1, 9) i;
+select pgq.tick_now('many');
+\o
+select pgq.next_batch('many', 'c') as many \gset
+set role pgq_reader;
+select pgq.events_retry(:many, '{2,3}', 0) as two, pgq.events_retry(:many, '{3,4}', 0) as one;
+select pgq.events_retry(:many, '{5,99}', 0);
+select pgq.events_retry(0, '{5}', 0);
+select pgq.event_dead(:many, '{6,7}'::bigint[], 'poison') as two;
+select pgq.event_dead(:many, '{8,99}'::bigint[], 'poison');
+reset role;
+select array_agg(ev_id order by ev_id) as retried from pgq.retry_queue r join pgq.queue q on queue_id = ev_queue
+ where queue_name = 'many';
+select array_agg(ev_id order by ev_id) as dead from pgq.get_dead_letters('many', 'c');

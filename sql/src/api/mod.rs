@@ -10,7 +10,7 @@ pub mod pgq_ext;
 pub mod pgq_node;
 
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::{GenericClient, Row, ToStatement};
 
 use crate::fault::{Fault, fault_of};
 
@@ -83,11 +83,11 @@ type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 async fn one<C: GenericClient>(
     client: &C,
     function: &'static str,
-    sql: &'static str,
+    statement: &(impl ToStatement + ?Sized + Sync + Send),
     params: Params<'_>,
 ) -> Result<Row, ApiError> {
     client
-        .query_one(sql, params)
+        .query_one(statement, params)
         .await
         .map_err(|source| ApiError::Call { function, source })
 }

@@ -53,7 +53,11 @@ pub enum Role {
     /// It replays up to a point and is a cluster of its own then.
     Primary { stop_at: StopAt, action: Action },
     /// It replays for ever.
-    Standby { primary_conninfo: Option<String> },
+    Standby {
+        primary_conninfo: Option<String>,
+        /// Holds WAL on the primary for this standby.
+        primary_slot_name: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,9 +99,15 @@ impl Recovery {
         set("restore_command", &self.restore_command);
         set("recovery_target_timeline", &self.timeline);
         match &self.role {
-            Role::Standby { primary_conninfo } => {
+            Role::Standby {
+                primary_conninfo,
+                primary_slot_name,
+            } => {
                 if let Some(conninfo) = primary_conninfo {
                     set("primary_conninfo", conninfo);
+                }
+                if let Some(slot) = primary_slot_name {
+                    set("primary_slot_name", slot);
                 }
             }
             Role::Primary { stop_at, action } => {
@@ -129,7 +139,7 @@ impl Recovery {
 }
 
 /// A value in a configuration file (`utils/misc/guc-file.l`): quotes and backslashes are doubled.
-fn quote(value: &str) -> String {
+pub(crate) fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
@@ -161,10 +171,15 @@ mod tests {
         let standby = Recovery {
             role: Role::Standby {
                 primary_conninfo: Some("host=a".into()),
+                primary_slot_name: Some("b".into()),
             },
             ..recovery
         };
-        assert!(standby.auto_conf("").ends_with("primary_conninfo = 'host=a'\n"));
+        assert!(
+            standby
+                .auto_conf("")
+                .ends_with("primary_conninfo = 'host=a'\nprimary_slot_name = 'b'\n")
+        );
         assert_eq!(standby.signal(), "standby.signal");
     }
 }

@@ -18,7 +18,7 @@ use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, TimelineId};
 const CONTROL_READS: usize = 50;
 
 #[derive(Debug, Clone)]
-pub(super) struct WalDir {
+pub(crate) struct WalDir {
     pg_wal: PathBuf,
     size: SegmentSize,
 }
@@ -101,7 +101,7 @@ impl WalDir {
 }
 
 /// The control file, whole.
-pub(super) fn control(data_dir: &Path) -> Result<ControlFile, ShipError> {
+pub(crate) fn control(data_dir: &Path) -> Result<ControlFile, ShipError> {
     let path = data_dir.join(control::PATH);
     let mut tries = 0;
     loop {
@@ -111,26 +111,5 @@ pub(super) fn control(data_dir: &Path) -> Result<ControlFile, ShipError> {
             Err(control::ControlError::Crc { .. }) if tries < CONTROL_READS => tries += 1,
             Err(source) => return Err(ShipError::Control { path, source }),
         }
-    }
-}
-
-/// The postmaster that the directory's pid file names, if such a process lives.
-pub(super) fn postmaster(data_dir: &Path) -> Result<Option<i32>, FileError> {
-    let path = data_dir.join("postmaster.pid");
-    let text = match std::fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        read => read.to("read", &path)?,
-    };
-    let pid = text
-        .lines()
-        .next()
-        .and_then(|line| line.trim().parse::<i32>().ok());
-    let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else {
-        return Ok(None);
-    };
-    match rustix::process::test_kill_process(pid) {
-        Err(rustix::io::Errno::SRCH) => Ok(None),
-        // Alive, or somebody else's: then it is alive, too.
-        _ => Ok(Some(pid.as_raw_nonzero().get())),
     }
 }

@@ -11,7 +11,7 @@ use crate::durable::FileError;
 use crate::tail::TailError;
 use crate::timeline::HistoryError;
 use crate::verify::Proof;
-use crate::{TimelineId, WalError};
+use crate::{SegmentName, TimelineId, WalError};
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -64,6 +64,12 @@ pub enum ShipError {
         #[source]
         stop: WalError,
     },
+    #[error("the stores have WAL up to {end}, and these bytes begin at {from}")]
+    Gap { end: Lsn, from: Lsn },
+    #[error("the bytes from {offset} on are not all in {segment}")]
+    OutOfSegment { segment: SegmentName, offset: u32 },
+    #[error("the stores are no cluster's yet, and these bytes do not begin a segment")]
+    Nobodys,
     #[error("the work was given up")]
     GivenUp,
     #[error("store {location} does not give back what it was given, at {lsn}")]

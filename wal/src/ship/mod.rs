@@ -4,6 +4,7 @@
 mod dir;
 mod error;
 mod feed;
+mod push;
 mod salvage;
 
 use std::future::Future;
@@ -18,10 +19,11 @@ use skytide_sql::conn::{ConnectString, Session, connect};
 use skytide_sql::fault::Fault;
 use tokio::sync::watch;
 
+pub(crate) use dir::{WalDir, control};
 pub use error::ShipError;
-pub use salvage::{SalvageSettings, Salvaged, StoreSalvage, salvage};
+pub use push::{PushSettings, Pushed, push};
+pub use salvage::{DeadServer, SalvageSettings, Salvaged, StoreSalvage, salvage};
 
-use self::dir::WalDir;
 use self::feed::Feed;
 use crate::TimelineId;
 use crate::receive::Phase;
@@ -94,6 +96,12 @@ impl Shipper {
         };
         // A round that has begun comes to its end.
         work.await
+    }
+
+    /// One round: what the server has on its disk now, and an error at once if that does not work.
+    pub async fn once(&self) -> Result<(), ShipError> {
+        let (_stopped, mut heard) = watch::channel(true);
+        Box::pin(self.session(&mut heard)).await
     }
 
     async fn work(&self, stop: &mut watch::Receiver<bool>) -> Result<(), ShipError> {

@@ -10,6 +10,7 @@ use super::error::ShipError;
 use super::feed::Feed;
 use crate::control::{ClusterState, ControlFile};
 use crate::decode::{Decoder, Expected, Timelines};
+use crate::server::Postmaster;
 use crate::store::identity::Identity;
 use crate::store::{Store, partial};
 use crate::tail::{self, Pace, TailError, Window};
@@ -58,6 +59,7 @@ pub struct StoreSalvage {
 }
 
 /// What is on the disk.
+#[derive(Debug)]
 struct Disk {
     end: Lsn,
     stop: Option<WalError>,
@@ -67,84 +69,140 @@ struct Disk {
     last_commit: Option<Timestamp>,
 }
 
+/// The data directory of a server that does not run, and how far its WAL is good.
+#[derive(Debug)]
+pub struct DeadServer {
+    pub control: ControlFile,
+    /// How the timeline came to be on which it was.
+    pub path: Arc<HistoryFile>,
+    pub(crate) dir: WalDir,
+    disk: Disk,
+}
+
 /// Copies what the stores do not have, in order, up to the last record that recovery would reach, and reads it back.
 pub async fn salvage(settings: SalvageSettings) -> Result<Salvaged, ShipError> {
-    if !settings.believe_dead
-        && let Some(pid) = dir::postmaster(&settings.data_dir)?
-    {
-        return Err(ShipError::Alive { pid });
-    }
-    let control = dir::control(&settings.data_dir)?;
-    let identity = Identity {
-        system_id: control.system_id,
-        segment_size: control.segment_size,
-    };
-    let dir = WalDir::new(&settings.data_dir, identity.segment_size);
-    // As crash recovery chooses it (`xlogrecovery.c`, `InitWalRecovery`).
-    let known = control.min_recovery.map(|(_, timeline)| timeline);
-    let timeline = known
-        .unwrap_or(control.checkpoint.timeline)
-        .max(control.checkpoint.timeline);
-    let path = Arc::new(dir.history(timeline)?.0);
-    let disk = {
-        let (dir, path, control) = (dir.clone(), path.clone(), control.clone());
-        match tokio::task::spawn_blocking(move || look(&dir, &path, &control)).await {
-            Ok(disk) => disk?,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => return Err(ShipError::GivenUp),
-        }
-    };
-    check_reaches(&control, &disk)?;
+    let dead = DeadServer::inspect(settings.data_dir, settings.believe_dead).await?;
+    dead.copy(
+        settings.stores,
+        settings.stores_needed,
+        settings.compression_level,
+    )
+    .await
+}
 
-    let locations = settings.stores.iter().map(|store| store.location().to_owned());
-    let window = Arc::new(Window::new(locations));
-    window.server(disk.end);
-    let tail_settings = tail::Settings {
-        stores: settings.stores.clone(),
-        needed: settings.stores_needed,
-        level: settings.compression_level,
-        identity,
-    };
-    let redo = control.checkpoint.redo_lsn;
-    let mut feed = Feed::begin(dir.clone(), tail_settings, path.clone(), window.clone(), redo).await?;
-    let had = window.stores();
-    let location = had
-        .first()
-        .map(|store| store.location.clone())
-        .unwrap_or_default();
-    same_beginning(&dir, &path, &feed, disk.end, location)?;
-    feed.up_to(disk.end).await?;
-    finish(&mut feed, &window).await?;
-    for (store, held) in settings.stores.iter().zip(window.stores()) {
-        if held.trouble.is_none() {
-            read_back(&**store, &feed, identity, disk.end).await?;
+impl DeadServer {
+    /// Reads the WAL that the server's own recovery would read. Nothing is written.
+    pub async fn inspect(data_dir: PathBuf, believe_dead: bool) -> Result<DeadServer, ShipError> {
+        if !believe_dead && let Some(Postmaster { pid, .. }) = Postmaster::find(&data_dir)? {
+            return Err(ShipError::Alive { pid });
         }
+        let control = dir::control(&data_dir)?;
+        let dir = WalDir::new(&data_dir, control.segment_size);
+        // As crash recovery chooses it (`xlogrecovery.c`, `InitWalRecovery`).
+        let known = control.min_recovery.map(|(_, timeline)| timeline);
+        let timeline = known
+            .unwrap_or(control.checkpoint.timeline)
+            .max(control.checkpoint.timeline);
+        let path = Arc::new(dir.history(timeline)?.0);
+        let disk = {
+            let (dir, path, control) = (dir.clone(), path.clone(), control.clone());
+            match tokio::task::spawn_blocking(move || look(&dir, &path, &control)).await {
+                Ok(disk) => disk?,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => return Err(ShipError::GivenUp),
+            }
+        };
+        check_reaches(&control, &disk)?;
+        Ok(DeadServer {
+            control,
+            path,
+            dir,
+            disk,
+        })
     }
-    if let Some((stop, proof)) = disk.damage {
-        return Err(ShipError::Damaged {
-            end: disk.end,
-            proof,
-            stop,
+
+    /// Behind the last whole record: where its own recovery would end.
+    pub fn end_lsn(&self) -> Lsn {
+        self.disk.end
+    }
+
+    /// The server's clock when the last transaction committed.
+    pub fn last_commit(&self) -> Option<Timestamp> {
+        self.disk.last_commit
+    }
+
+    /// Good WAL follows behind the end: there was more.
+    pub fn is_damaged(&self) -> bool {
+        self.disk.damage.is_some()
+    }
+
+    /// Copies what the stores do not have, in order, and reads it back.
+    pub async fn copy(
+        self,
+        stores: Vec<Arc<dyn Store>>,
+        stores_needed: usize,
+        compression_level: i32,
+    ) -> Result<Salvaged, ShipError> {
+        let DeadServer {
+            control,
+            path,
+            dir,
+            disk,
+        } = self;
+        let identity = Identity {
+            system_id: control.system_id,
+            segment_size: control.segment_size,
+        };
+        let locations = stores.iter().map(|store| store.location().to_owned());
+        let window = Arc::new(Window::new(locations));
+        window.server(disk.end);
+        let tail_settings = tail::Settings {
+            stores: stores.clone(),
+            needed: stores_needed,
+            level: compression_level,
+            identity,
+        };
+        let redo = control.checkpoint.redo_lsn;
+        let mut feed = Feed::begin(dir.clone(), tail_settings, path.clone(), window.clone(), redo).await?;
+        let had = window.stores();
+        let location = had
+            .first()
+            .map(|store| store.location.clone())
+            .unwrap_or_default();
+        same_beginning(&dir, &path, &feed, disk.end, location)?;
+        feed.up_to(disk.end).await?;
+        finish(&mut feed, &window).await?;
+        for (store, held) in stores.iter().zip(window.stores()) {
+            if held.trouble.is_none() {
+                read_back(&**store, &feed, identity, disk.end).await?;
+            }
+        }
+        if let Some((stop, proof)) = disk.damage {
+            return Err(ShipError::Damaged {
+                end: disk.end,
+                proof,
+                stop,
+            });
+        }
+        let stores = had.into_iter().zip(window.stores());
+        let stores = stores.map(|(had, has)| StoreSalvage {
+            location: has.location,
+            had: had.safe.boundary,
+            has: has.safe.boundary,
+            trouble: has.trouble,
         });
+        Ok(Salvaged {
+            system_id: control.system_id,
+            timeline: path.timeline(),
+            state: control.state,
+            redo_lsn: redo,
+            end_lsn: disk.end,
+            tail: disk.tail,
+            records: disk.records,
+            last_commit: disk.last_commit,
+            stores: stores.collect(),
+        })
     }
-    let stores = had.into_iter().zip(window.stores());
-    let stores = stores.map(|(had, has)| StoreSalvage {
-        location: has.location,
-        had: had.safe.boundary,
-        has: has.safe.boundary,
-        trouble: has.trouble,
-    });
-    Ok(Salvaged {
-        system_id: control.system_id,
-        timeline,
-        state: control.state,
-        redo_lsn: redo,
-        end_lsn: disk.end,
-        tail: disk.tail,
-        records: disk.records,
-        last_commit: disk.last_commit,
-        stores: stores.collect(),
-    })
 }
 
 /// Gives stores that were behind the time to get what they lack.

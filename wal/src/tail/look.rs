@@ -20,6 +20,8 @@ pub struct StoreLook {
     pub identity: Identity,
     /// The newest one that it has anything of.
     pub timeline: TimelineId,
+    /// How that one came to be; `None` if the store does not have its history.
+    pub history: Option<Arc<HistoryFile>>,
     /// Behind the last whole record.
     pub boundary: Lsn,
     /// The server's clock when the last transaction committed; `None` if the last two segments have no commit.
@@ -44,7 +46,10 @@ pub async fn look(store: &dyn Store) -> Result<Option<StoreLook>, TailError> {
     let Some(timeline) = timelines.last().copied() else {
         return Ok(None);
     };
-    let path = Arc::new(history_in(store, timeline).await?);
+    let history = history_in(store, timeline).await?.map(Arc::new);
+    // A timeline whose history is not there is taken for a first one.
+    let path = history.clone();
+    let path = path.unwrap_or_else(|| Arc::new(HistoryFile::root(timeline)));
     let Some(open) = open_segments(store, identity, timeline).await? else {
         return Ok(None);
     };
@@ -77,17 +82,23 @@ pub async fn look(store: &dyn Store) -> Result<Option<StoreLook>, TailError> {
     Ok(Some(StoreLook {
         identity,
         timeline,
+        history,
         boundary: decoder.record_boundary().unwrap_or(number.start(size)),
         last_commit,
     }))
 }
 
-/// A timeline whose history the store does not have is taken for a first one.
-async fn history_in(store: &dyn Store, timeline: TimelineId) -> Result<HistoryFile, TailError> {
+/// `None`: the store does not have it.
+pub(crate) async fn history_in(
+    store: &dyn Store,
+    timeline: TimelineId,
+) -> Result<Option<HistoryFile>, TailError> {
+    if timeline.as_u32() == 1 {
+        return Ok(Some(HistoryFile::root(timeline)));
+    }
     let name = layout::object_of(WalFileName::History(timeline));
     let packed = store.get(&name).await?;
     let text = packed.and_then(|packed| crate::pack::unpack(&packed).ok());
     let text = text.and_then(|(_, text)| String::from_utf8(text).ok());
-    let history = text.and_then(|text| HistoryFile::parse(timeline, &text).ok());
-    Ok(history.unwrap_or(HistoryFile::root(timeline)))
+    Ok(text.and_then(|text| HistoryFile::parse(timeline, &text).ok()))
 }

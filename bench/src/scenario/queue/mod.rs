@@ -2,6 +2,7 @@
 
 mod produce;
 mod read;
+mod spool;
 mod triggers;
 
 use anyhow::Context;
@@ -29,6 +30,8 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
     produce::run(&stage, effort, &mut findings).await?;
     triggers::run(&stage, effort, &mut findings).await?;
     read::run(&stage, effort, &mut findings).await?;
+    drop(stage);
+    spool::run(effort, &mut findings).await?;
     Ok(findings)
 }
 

@@ -97,7 +97,7 @@ impl BatchHandler for Printer {
     async fn batch(
         &mut self,
         batch: &Batch,
-        events: &mut Events<'_>,
+        events: &mut Events,
         _verdicts: &mut Verdicts,
     ) -> Result<(), HandlerError> {
         while let Some(chunk) = events.next_chunk().await? {

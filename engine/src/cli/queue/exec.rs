@@ -60,7 +60,7 @@ impl BatchHandler for Exec {
     async fn batch(
         &mut self,
         batch: &Batch,
-        events: &mut Events<'_>,
+        events: &mut Events,
         _verdicts: &mut Verdicts,
     ) -> Result<(), HandlerError> {
         let Some(first) = events.next_chunk().await? else {
@@ -86,7 +86,7 @@ async fn feed(
     input: &mut ChildStdin,
     batch: &Batch,
     first: Vec<Event>,
-    events: &mut Events<'_>,
+    events: &mut Events,
 ) -> Result<(), HandlerError> {
     let mut chunk = Some(first);
     while let Some(events_now) = chunk {

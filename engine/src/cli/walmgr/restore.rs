@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use skytide_wal::WalFileName;
-use skytide_wal::restore::{Origin, RestoreError, Restorer, Served, deliver};
+use skytide_wal::restore::{Origin, RestoreError, Restorer, Served, deliver, server_has_more};
 use tracing::{info, warn};
 
 use super::{client, store, wire::Ask};
@@ -153,6 +153,13 @@ pub fn finish(
             return Answer { code, message };
         }
     };
+    if server_has_more(&served, name, target) {
+        info!(%name, from = served.location, "not restored: the server's own file goes further");
+        return Answer {
+            code: MISSING,
+            message: String::new(),
+        };
+    }
     if let Err(error) = deliver(&served, target) {
         return Answer {
             code: STOP,

@@ -93,6 +93,8 @@ impl Advice for ShipError {
                  is there. Else take a new base backup; receive with a slot does not lose WAL."
                     .into(),
             ),
+            ShipError::Gap { end, .. } => Some(format!("Send the bytes from {end} on first.")),
+            ShipError::Nobodys => Some("Send the segment from its first byte on, or: skytide walmgr CONF create-store".into()),
             ShipError::EndsEarly { .. } | ShipError::Damaged { .. } => Some(
                 "The stores have everything up to that place. Behind it may be WAL that only a standby or another \
                  store has: recovery from there loses the least."

@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::cli::failure::{Advice, Failure};
 use crate::cli::{Context, Outcome};
-use crate::config::settings::{StoreAt, WalmgrSettings};
+use crate::config::settings::{Role, StoreAt, WalmgrSettings};
 
 pub fn open_all(settings: &WalmgrSettings) -> anyhow::Result<Vec<Arc<dyn Store>>> {
     settings.stores.iter().map(|at| open(at, settings)).collect()
@@ -59,6 +59,10 @@ fn identity(settings: &WalmgrSettings) -> anyhow::Result<Option<Identity>> {
         return Ok(None);
     };
     let path = dir.join(control::PATH);
+    if settings.role == Role::Standby && !path.exists() {
+        // It is still to be made.
+        return Ok(None);
+    }
     let control = read_control(&path).with_context(|| format!("read {}", path.display()))?;
     Ok(Some(Identity {
         system_id: control.system_id,
@@ -129,9 +133,9 @@ pub async fn create(settings: &WalmgrSettings, context: &Context) -> anyhow::Res
             .note(&format!("store {} is ready", store.location()));
     }
     if identity.is_none() {
-        context.output.note(
-            "they become the cluster's whose first segment is archived; set master_data to say which now",
-        );
+        context
+            .output
+            .note("they become the cluster's that archives first; with master_data they are its now");
     }
     Ok(Outcome::Done)
 }

@@ -8,6 +8,12 @@ use super::{
 
 const STORE: &str = "a store keeps everything under one place, see stores";
 const NO_SSH: &str = "nothing is started over ssh; another host's daemon is named in stores";
+const IN_BACKUP: &str = "configuration in the data directory is in every backup";
+const ALTER_SYSTEM: &str = "settings are changed by ALTER SYSTEM";
+const NO_PROGRAMS: &str =
+    "this program reads servers' files and speaks their protocol; it starts none of theirs";
+const LOGS: &str = "log lines go to standard error or logfile, which SIGHUP opens anew";
+const RETRIES: &str = "what can be tried again is, with growing pauses";
 const DIRECT: &str = "WAL is read by this program, and checked record by record";
 
 pub static WALMGR: Table = Table {
@@ -39,7 +45,9 @@ pub static WALMGR: Table = Table {
                     "stores",
                     Kind::List,
                     Required,
-                    "Where WAL is kept: directories, peer://host:port for another host's daemon, and s3://bucket/prefix for object storage. It is restored from the first one that has it.",
+                    "Where WAL and backups are kept: directories, peer://host:port for another host's daemon, and \
+                     s3://bucket/prefix for object storage. WAL is restored from the first one that has it. An old configuration without it has one directory, the one \
+                     above completed_wals.",
                 ),
                 key(
                     "stores_needed",
@@ -129,15 +137,18 @@ pub static WALMGR: Table = Table {
         Group {
             title: "Archive and restore",
             keys: &[
-                alias(
-                    &["slave_data"],
-                    key(
-                        "master_data",
-                        Kind::Path,
-                        None,
-                        "The data directory. Its control file says which cluster this is; files of other ones are \
-                         refused.",
-                    ),
+                key(
+                    "master_data",
+                    Kind::Path,
+                    None,
+                    "The data directory. Its control file says which cluster this is; files of other ones are refused.",
+                ),
+                key(
+                    "slave_data",
+                    Kind::Path,
+                    None,
+                    "The same on a standby's host. Where only this one is set, setup makes the stores and changes no \
+                     server.",
                 ),
                 key(
                     "archive_ahead",
@@ -217,6 +228,48 @@ pub static WALMGR: Table = Table {
             ],
         },
         Group {
+            title: "Servers on this host",
+            keys: &[
+                key(
+                    "master_restart_cmd",
+                    Kind::Text,
+                    None,
+                    "Shell command that restarts the primary; setup and stop run it when a setting needs that.",
+                ),
+                key(
+                    "slave_start_cmd",
+                    Kind::Text,
+                    None,
+                    "Shell command that starts the standby, for createslave --start.",
+                ),
+                key(
+                    "slave_db",
+                    Kind::Connect,
+                    Derived("by postmaster.pid in the data directory"),
+                    "The standby on this host, for pause, continue and boot.",
+                ),
+                key(
+                    "primary_slot_name",
+                    Kind::Text,
+                    Value("%(job_name)s"),
+                    "The slot on the primary that createslave makes for its standby. Signs that slots do not take become \
+                     _; empty for none: then the standby may need the stores to catch up.",
+                ),
+                key(
+                    "command_interval",
+                    Kind::Duration,
+                    Value("1min"),
+                    "periodic ends the segment when nothing was archived for this long, and runs periodic_command as often.",
+                ),
+                key(
+                    "periodic_command",
+                    Kind::Text,
+                    None,
+                    "Shell command that periodic runs.",
+                ),
+            ],
+        },
+        Group {
             title: "Base backups",
             keys: &[
                 key(
@@ -250,19 +303,80 @@ pub static WALMGR: Table = Table {
                     None,
                     "purge keeps what a restore to any moment within this time needs.",
                 ),
+                key(
+                    "archive_command",
+                    Kind::Text,
+                    None,
+                    "Shell command that purge runs before it removes a backup, not the server's setting of this name. \
+                     $BACKUPDIR is the backup's directory in the store, of directories. If it fails, nothing is removed.",
+                ),
+            ],
+        },
+        Group {
+            title: "Places in old configurations",
+            keys: &[
+                key(
+                    "completed_wals",
+                    Kind::Text,
+                    None,
+                    "Where stores is not set, the directory above this one is the store. host:/path is refused: nothing \
+                     is started over ssh.",
+                ),
+                key(
+                    "walmgr_data",
+                    Kind::Text,
+                    None,
+                    "Where neither is set, this directory is the store.",
+                ),
+                key(
+                    "slave",
+                    Kind::Text,
+                    None,
+                    "The standby's host, for other keys to refer to. Nothing is sent there because of it.",
+                ),
             ],
         },
         Group {
             title: "Old keys",
             keys: &[
-                ignored("walmgr_data", STORE),
-                ignored("completed_wals", STORE),
                 ignored("partial_wals", STORE),
-                ignored("slave", NO_SSH),
+                ignored("full_backup", STORE),
+                ignored("config_backup", IN_BACKUP),
+                ignored("master_config", ALTER_SYSTEM),
+                ignored("slave_config_dir", IN_BACKUP),
+                ignored("master_bin", NO_PROGRAMS),
+                ignored("slave_bin", NO_PROGRAMS),
                 ignored("slave_config", NO_SSH),
+                ignored(
+                    "slave_stop_cmd",
+                    "a directory whose server runs is refused; stop that one yourself",
+                ),
+                ignored(
+                    "slave_pg_xlog",
+                    "pg_wal is restored into the data directory; move it and make a link before the first start",
+                ),
+                ignored(
+                    "backup_datadir",
+                    "restore moves nothing away: it refuses a directory that is not empty, or uses what is there (--delta)",
+                ),
+                ignored(
+                    "keep_symlinks",
+                    "tablespaces are restored where they were or where --tablespace says",
+                ),
+                ignored(
+                    "hot_standby",
+                    "wal_level is replica or logical, and both make a hot standby",
+                ),
                 ignored("compression", "WAL is always compressed, see compression_level"),
                 ignored("use_xlog_functions", DIRECT),
-                ignored("use_skylog", "log lines go to standard error or logfile"),
+                ignored("use_skylog", LOGS),
+                ignored("skylog_locations", LOGS),
+                ignored("log_size", LOGS),
+                ignored("log_count", LOGS),
+                ignored("exception_sleep", RETRIES),
+                ignored("exception_quiet", RETRIES),
+                ignored("exception_grace", RETRIES),
+                ignored("exception_reset", RETRIES),
             ],
         },
     ],

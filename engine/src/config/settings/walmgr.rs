@@ -13,6 +13,7 @@ use skytide_wal::store::s3::S3Settings;
 use super::{ProcessSettings, Values, s3};
 use crate::config::ini::expand_home;
 use crate::config::keys::WALMGR;
+use crate::config::layers::host_name;
 use crate::config::{ConfigError, Overrides};
 
 /// Where a store is.
@@ -64,8 +65,18 @@ impl StoreAt {
     }
 }
 
+/// Whose host a configuration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Only `slave_data` is set.
+    Standby,
+    /// Of a primary, or of both.
+    Any,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalmgrSettings {
+    pub role: Role,
     pub process: ProcessSettings,
     pub socket: PathBuf,
     pub stores: Vec<StoreAt>,
@@ -89,6 +100,34 @@ pub struct WalmgrSettings {
     pub backup_wal_timeout: Duration,
     pub keep_backups: Option<usize>,
     pub keep_backups_for: Option<Duration>,
+    pub commands: Commands,
+    /// The standby on this host.
+    pub standby: Option<ConnectString>,
+    /// The slot on the primary of the standby on this host.
+    pub standby_slot: Option<SlotName>,
+}
+
+/// What is left to shell commands, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commands {
+    pub restart_primary: Option<String>,
+    pub start_standby: Option<String>,
+    pub before_purge: Option<String>,
+    pub periodic: Option<String>,
+    pub interval: Duration,
+}
+
+impl Commands {
+    fn from(values: &Values) -> Result<Self, ConfigError> {
+        let text = |key| -> Result<Option<String>, ConfigError> { Ok(values.text(key)?.map(str::to_owned)) };
+        Ok(Self {
+            restart_primary: text("master_restart_cmd")?,
+            start_standby: text("slave_start_cmd")?,
+            before_purge: text("archive_command")?,
+            periodic: text("periodic_command")?,
+            interval: values.duration("command_interval")?,
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,17 +177,73 @@ fn tls(values: &Values) -> Result<Option<PeerTls>, ConfigError> {
     }
 }
 
+/// `stores`, or the place that an old configuration kept its WAL in.
+fn stores(values: &Values) -> Result<Vec<StoreAt>, ConfigError> {
+    let named = values.list("stores")?;
+    if !named.is_empty() {
+        return named.iter().map(|text| StoreAt::parse(text, values)).collect();
+    }
+    let (key, text) = match (values.text("completed_wals")?, values.text("walmgr_data")?) {
+        (Some(text), _) => ("completed_wals", text),
+        (None, Some(text)) => ("walmgr_data", text),
+        (None, None) => return Err(values.missing("stores")),
+    };
+    let place = match text.split_once(':') {
+        // As rsync reads it: a slash before the colon makes it a path.
+        Some((host, _)) if host.contains('/') => text,
+        Some((host, path)) if is_this_host(host) => path,
+        Some((host, _)) => {
+            let name = host_of(host);
+            return Err(values.bad(
+                key,
+                format!(
+                    "it is on host {host}, and nothing is sent over ssh: set stores = peer://{name}:PORT, where the \
+                     daemon there listens (store_listen), or a directory of this host"
+                ),
+            ));
+        }
+        None => text,
+    };
+    let path = expand_home(place);
+    let dir = match key {
+        "completed_wals" => path.parent().unwrap_or(&path).to_owned(),
+        _ => path,
+    };
+    if !dir.is_absolute() || dir.parent().is_none() {
+        return Err(values.bad(key, format!("expected an absolute path, found {place}")));
+    }
+    if let Some(host) = values.text("slave")?.filter(|host| !is_this_host(host)) {
+        tracing::warn!(
+            "slave = {host} is not used: the store is {} on this host; stores = peer://{host}:PORT would be there",
+            dir.display()
+        );
+    }
+    Ok(vec![StoreAt::Dir(dir)])
+}
+
+/// Without the user that ssh would log in as.
+fn host_of(text: &str) -> &str {
+    text.rsplit_once('@').map_or(text, |(_, host)| host)
+}
+
+fn is_this_host(host: &str) -> bool {
+    let host = host_of(host);
+    ["localhost", "127.0.0.1", "::1"].contains(&host) || host.eq_ignore_ascii_case(&host_name())
+}
+
+/// A job's name as a slot's, which has lower-case letters, digits and underscores.
+fn slot_name(job: &str) -> String {
+    let plain = |c: char| match c.to_ascii_lowercase() {
+        c if c.is_ascii_lowercase() || c.is_ascii_digit() => c,
+        _ => '_',
+    };
+    job.chars().take(63).map(plain).collect()
+}
+
 impl WalmgrSettings {
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let values = Values::load(&WALMGR, Some(path), overrides)?;
-        let stores = values
-            .list("stores")?
-            .iter()
-            .map(|text| StoreAt::parse(text, &values))
-            .collect::<Result<Vec<_>, _>>()?;
-        if stores.is_empty() {
-            return Err(values.missing("stores"));
-        }
+        let stores = stores(&values)?;
         let stores_needed = match values.text("stores_needed")? {
             Some(_) => values.places("stores_needed")?,
             None => stores.len(),
@@ -168,12 +263,22 @@ impl WalmgrSettings {
             compression_level,
             store_listen: values.text("store_listen")?.map(str::to_owned),
             tls: tls(&values)?,
-            data_dir: values.path("master_data")?,
+            role: match (values.path("master_data")?, values.path("slave_data")?) {
+                (None, Some(_)) => Role::Standby,
+                _ => Role::Any,
+            },
+            data_dir: match values.path("master_data")? {
+                Some(dir) => Some(dir),
+                None => values.path("slave_data")?,
+            },
             archive_ahead: values.places("archive_ahead")?,
             restore_ahead_bytes: values.size("restore_ahead")?,
             restore_miss_time: values.duration("restore_miss_time")?,
             restore_timeout: values.duration("restore_timeout")?,
             server: values.connect("master_db")?,
+            standby: values.connect("slave_db")?,
+            standby_slot: values.name("primary_slot_name", |name| SlotName::new(slot_name(&name)))?,
+            commands: Commands::from(&values)?,
             receive: ReceiveSettings::from(&values)?,
             ship_interval: values.duration("ship_interval")?,
             backup_jobs: match values.text("backup_jobs")? {
@@ -194,5 +299,67 @@ impl WalmgrSettings {
                 None => None,
             },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<WalmgrSettings, ConfigError> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("wal-job.ini");
+        std::fs::write(&path, text).expect("write");
+        WalmgrSettings::load(&path, &Overrides::default())
+    }
+
+    fn stores(text: &str) -> Vec<StoreAt> {
+        load(text).expect("legal").stores
+    }
+
+    #[test]
+    fn an_old_files_place_becomes_the_store() {
+        let dir = |path: &str| vec![StoreAt::Dir(path.into())];
+        let slave = "[walmgr]\nwalmgr_data = /srv/wal\ncompleted_wals = %(walmgr_data)s/logs.complete\n";
+        assert_eq!(stores(slave), dir("/srv/wal"));
+        assert_eq!(stores("[walmgr]\nwalmgr_data = /srv/wal\n"), dir("/srv/wal"));
+        let here = "[walmgr]\nslave = localhost\ncompleted_wals = %(slave)s:/srv/wal/logs.complete\n";
+        assert_eq!(stores(here), dir("/srv/wal"));
+        let both = format!("{slave}stores = /srv/other\n");
+        assert_eq!(stores(&both), dir("/srv/other"), "what is said goes before");
+        for (far, host) in [
+            ("completed_wals = db2:/srv/logs.complete", "db2"),
+            ("walmgr_data = postgres@db2:~/walshipping", "postgres@db2"),
+        ] {
+            let error = load(&format!("[walmgr]\n{far}\n"))
+                .expect_err("it is elsewhere")
+                .to_string();
+            assert!(error.contains(host) && error.contains("peer://"), "{error}");
+        }
+        for wrong in [
+            "completed_wals = logs.complete",
+            "completed_wals = /logs.complete",
+            "slave = db2",
+        ] {
+            assert!(load(&format!("[walmgr]\n{wrong}\n")).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_standbys_file_is_known_by_its_data_directory() {
+        let standby = load("[walmgr]\nstores = /s\nslave_data = /d\n").expect("legal");
+        assert_eq!(
+            (standby.role, standby.data_dir.as_deref()),
+            (Role::Standby, Some(Path::new("/d")))
+        );
+        let both = load("[walmgr]\nstores = /s\nslave_data = /d\nmaster_data = /m\n").expect("legal");
+        assert_eq!(
+            (both.role, both.data_dir.as_deref()),
+            (Role::Any, Some(Path::new("/m")))
+        );
+        let slot = |settings: &WalmgrSettings| settings.standby_slot.as_ref().map(ToString::to_string);
+        assert_eq!(slot(&standby).as_deref(), Some("wal_job"));
+        let none = load("[walmgr]\nstores = /s\nprimary_slot_name =\n").expect("legal");
+        assert_eq!(slot(&none), None);
     }
 }

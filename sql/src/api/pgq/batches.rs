@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, GenericClient, Row, RowStream, Statement};
 
 use crate::api::{ApiError, call, many, one};
 use crate::{BatchId, ConsumerName, EventId, QueueName, TickId};
@@ -30,36 +31,119 @@ pub struct Batch {
     pub consumer_name: String,
 }
 
-/// Opens the next batch, or gives the one that is open. `None`: there is none yet, or the consumer is paused.
-pub async fn next_batch_custom<C: GenericClient>(
-    client: &C,
-    queue: &QueueName,
-    consumer: &ConsumerName,
-    size: &BatchSize,
-) -> Result<Option<Batch>, ApiError> {
-    let row = call!(
-        client,
-        "pgq.next_batch_custom",
-        "($1, $2, make_interval(secs => $3), $4, make_interval(secs => $5))",
-        [
+/// What a consumer calls for each batch, prepared in its session.
+pub struct BatchCalls {
+    next: Statement,
+    events: Statement,
+    finish: Statement,
+    /// SkyTools' own PgQ takes events one by one.
+    retries_many: bool,
+}
+
+const RETRIES_MANY: &str = "select coalesce(has_function_privilege(to_regprocedure('pgq.events_retry(int8,int8[],int4)'), 'execute'), false)";
+
+const NEXT_BATCH: &str = "\
+    select * from pgq.next_batch_custom($1, $2, make_interval(secs => $3), $4, make_interval(secs => $5))";
+const BATCH_EVENT_SQL: &str = "select pgq.batch_event_sql($1)";
+const FINISH_BATCH: &str = "select pgq.finish_batch($1)";
+
+impl BatchCalls {
+    pub async fn prepare(client: &Client) -> Result<BatchCalls, ApiError> {
+        let prepare = async |function, sql| {
+            let prepared = client.prepare(sql).await;
+            prepared.map_err(|source| ApiError::Call { function, source })
+        };
+        Ok(BatchCalls {
+            next: prepare("pgq.next_batch_custom", NEXT_BATCH).await?,
+            events: prepare("pgq.batch_event_sql", BATCH_EVENT_SQL).await?,
+            finish: prepare("pgq.finish_batch", FINISH_BATCH).await?,
+            retries_many: client.query_one(RETRIES_MANY, &[]).await?.try_get(0)?,
+        })
+    }
+
+    /// Opens the next batch, or gives the one that is open. `None`: there is none yet, or the consumer is paused.
+    pub async fn next_batch(
+        &self,
+        client: &Client,
+        queue: &QueueName,
+        consumer: &ConsumerName,
+        size: &BatchSize,
+    ) -> Result<Option<Batch>, ApiError> {
+        let params: [&(dyn ToSql + Sync); 5] = [
             &queue.as_str(),
             &consumer.as_str(),
             &seconds(size.min_lag),
             &size.min_count,
             &seconds(size.min_interval),
-        ]
-    )?;
-    let Some(id) = row.try_get::<_, Option<i64>>("batch_id")? else {
-        return Ok(None);
-    };
-    Ok(Some(Batch {
-        id: BatchId::new(id),
-        prev_tick: TickId::new(row.try_get("prev_tick_id")?),
-        tick: TickId::new(row.try_get("cur_tick_id")?),
-        start: row.try_get("prev_tick_time")?,
-        end: row.try_get("cur_tick_time")?,
-        consumer_name: consumer.as_str().to_owned(),
-    }))
+        ];
+        let row = one(client, "pgq.next_batch_custom", &self.next, &params).await?;
+        let Some(id) = row.try_get::<_, Option<i64>>("batch_id")? else {
+            return Ok(None);
+        };
+        Ok(Some(Batch {
+            id: BatchId::new(id),
+            prev_tick: TickId::new(row.try_get("prev_tick_id")?),
+            tick: TickId::new(row.try_get("cur_tick_id")?),
+            start: row.try_get("prev_tick_time")?,
+            end: row.try_get("cur_tick_time")?,
+            consumer_name: consumer.as_str().to_owned(),
+        }))
+    }
+
+    /// The batch's events that fit the filter, a condition in SQL, in the order of their ids, as the server makes
+    /// them: [`Event::read`](super::Event::read).
+    pub async fn events(
+        &self,
+        client: &Client,
+        batch: BatchId,
+        filter: Option<&str>,
+    ) -> Result<RowStream, ApiError> {
+        let row = one(client, "pgq.batch_event_sql", &self.events, &[&batch.get()]).await?;
+        let all: &str = row.try_get(0)?;
+        let chosen = filter.map(|filter| {
+            format!(
+                "select ev_id, ev_time, ev_txid, ev_retry, ev_type, ev_data, ev_extra1, ev_extra2, ev_extra3, ev_extra4 \
+                   from ({all}) as events where {filter} order by 1"
+            )
+        });
+        let sql = chosen.as_deref().unwrap_or(all);
+        // A statement without a name: it is never seen again.
+        let rows = client.query_typed_raw::<&(dyn ToSql + Sync), _>(sql, []).await;
+        rows.map_err(|source| ApiError::Call {
+            function: "pgq.batch_event_sql",
+            source,
+        })
+    }
+
+    /// Has events delivered again after a pause.
+    pub async fn retry<C: GenericClient>(
+        &self,
+        client: &C,
+        batch: BatchId,
+        events: &[EventId],
+        after: Duration,
+    ) -> Result<(), ApiError> {
+        let ids: Vec<i64> = events.iter().map(|id| id.get()).collect();
+        let seconds = i32::try_from(after.as_secs()).unwrap_or(i32::MAX);
+        let (function, sql) = match self.retries_many {
+            true => (
+                "pgq.events_retry",
+                "select pgq.events_retry($1, $3::int8[], $2::int4)",
+            ),
+            false => (
+                "pgq.event_retry",
+                "select count(pgq.event_retry($1, e.id, $2::int4)) from unnest($3::int8[]) as e (id)",
+            ),
+        };
+        one(client, function, sql, &[&batch.get(), &seconds, &ids]).await?;
+        Ok(())
+    }
+
+    /// In a transaction of its own. `false`: the batch is not open any more.
+    pub async fn finish_batch(&self, client: &Client, batch: BatchId) -> Result<bool, ApiError> {
+        let row = one(client, "pgq.finish_batch", &self.finish, &[&batch.get()]).await?;
+        Ok(row.try_get::<_, i32>(0)? == 1)
+    }
 }
 
 /// `None`: the batch is not open any more.
@@ -78,47 +162,10 @@ pub async fn get_batch_info<C: GenericClient>(client: &C, batch: BatchId) -> Res
     }))
 }
 
-/// Declares a cursor over the batch's events that fit the filter, a condition in SQL; fetches nothing yet.
-/// Only in a transaction.
-pub async fn open_batch_cursor<C: GenericClient>(
-    client: &C,
-    batch: BatchId,
-    cursor: &str,
-    filter: Option<&str>,
-) -> Result<(), ApiError> {
-    let rows = call!(
-        many client,
-        "pgq.get_batch_cursor",
-        "($1, $2, 0, $3)",
-        [&batch.get(), &cursor, &filter]
-    )?;
-    debug_assert!(rows.is_empty());
-    Ok(())
-}
-
 /// `false`: the batch is not open any more.
 pub async fn finish_batch<C: GenericClient>(client: &C, batch: BatchId) -> Result<bool, ApiError> {
     let row = call!(client, "pgq.finish_batch", "($1)", [&batch.get()])?;
     Ok(row.try_get::<_, i32>(0)? == 1)
-}
-
-/// Has events delivered again after a pause.
-pub async fn event_retry<C: GenericClient>(
-    client: &C,
-    batch: BatchId,
-    events: &[EventId],
-    after: Duration,
-) -> Result<(), ApiError> {
-    let ids: Vec<i64> = events.iter().map(|id| id.get()).collect();
-    let seconds = i32::try_from(after.as_secs()).unwrap_or(i32::MAX);
-    one(
-        client,
-        "pgq.event_retry",
-        "select count(pgq.event_retry($1, e.id, $2::int4)) from unnest($3::int8[]) as e (id)",
-        &[&batch.get(), &seconds, &ids],
-    )
-    .await?;
-    Ok(())
 }
 
 /// Says that events failed: they are retried later and later, at last they are dead letters. Gives how many
@@ -144,18 +191,19 @@ pub async fn event_nack<C: GenericClient>(
     Ok(dead.count() as u64)
 }
 
-/// Makes an event a dead letter at once.
+/// Makes events dead letters at once.
 pub async fn event_dead<C: GenericClient>(
     client: &C,
     batch: BatchId,
-    event: EventId,
+    events: &[EventId],
     reason: &str,
 ) -> Result<(), ApiError> {
+    let ids: Vec<i64> = events.iter().map(|id| id.get()).collect();
     call!(
         client,
         "pgq.event_dead",
-        "($1, $2, $3)",
-        [&batch.get(), &event.get(), &reason]
+        "($1, $2::int8[], $3)",
+        [&batch.get(), &ids, &reason]
     )?;
     Ok(())
 }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use skytide_wal::backup::Summary;
 use skytide_wal::backup::retention::{self, Keep};
 
 use crate::cli::failure::Failure;
-use crate::cli::walmgr::store;
+use crate::cli::walmgr::old::lock;
+use crate::cli::walmgr::{line, store};
 use crate::cli::{Context, Outcome};
-use crate::config::settings::WalmgrSettings;
+use crate::config::settings::{StoreAt, WalmgrSettings};
 use crate::config::unit;
 
 pub const HELP: &str = "\
@@ -32,7 +34,7 @@ pub struct PurgeArgs {
     no_wal: bool,
     /// Only say what would go
     #[arg(short = 'n', long)]
-    dry_run: bool,
+    pub dry_run: bool,
 }
 
 #[derive(Serialize)]
@@ -53,9 +55,35 @@ pub async fn run(settings: &WalmgrSettings, args: &PurgeArgs, context: &Context)
             .hint("Set keep_backups or keep_backups_for, or give --keep or --keep-for.")
             .into());
     }
+    let which = match args.no_wal {
+        true => Which::Backups,
+        false => Which::All,
+    };
+    carry_out(settings, keep, which, args.dry_run, context).await
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    All,
+    Backups,
+    Wal,
+}
+
+pub async fn carry_out(
+    settings: &WalmgrSettings,
+    keep: Keep,
+    which: Which,
+    dry_run: bool,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    lock::check(settings)?;
     let mut rows = Vec::new();
-    for store in store::open_all(settings)? {
-        let purge = retention::plan(&store, keep, !args.no_wal).await?;
+    for (at, store) in settings.stores.iter().zip(store::open_all(settings)?) {
+        let mut purge = retention::plan(&store, keep, which != Which::Backups).await?;
+        if which == Which::Wal {
+            purge.unfinished.clear();
+        }
         let row = |what, name: String, bytes| Row {
             store: store.location().to_owned(),
             what,
@@ -88,7 +116,8 @@ pub async fn run(settings: &WalmgrSettings, args: &PurgeArgs, context: &Context)
                 .iter()
                 .map(|name| row("partial WAL", name.to_string(), 0)),
         );
-        if !args.dry_run {
+        if !dry_run {
+            ask(settings, at, &purge.backups).await?;
             retention::carry_out(&*store, &purge).await?;
         }
     }
@@ -101,8 +130,20 @@ pub async fn run(settings: &WalmgrSettings, args: &PurgeArgs, context: &Context)
             unit::show_size(row.bytes),
         ]
     })?;
-    if args.dry_run {
+    if dry_run {
         context.output.note("nothing was removed");
     }
     Ok(Outcome::Done)
+}
+
+/// The configuration's command hears of each backup before it goes; if it fails, none goes.
+async fn ask(settings: &WalmgrSettings, at: &StoreAt, backups: &[Summary]) -> anyhow::Result<()> {
+    let (Some(command), StoreAt::Dir(dir)) = (&settings.commands.before_purge, at) else {
+        return Ok(());
+    };
+    for backup in backups {
+        let dir = dir.join("backup").join(backup.label.as_str());
+        line::shell("archive_command", command, &[("BACKUPDIR", &dir)]).await?;
+    }
+    Ok(())
 }

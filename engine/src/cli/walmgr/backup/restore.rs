@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde::Serialize;
-use skytide_sql::Lsn;
+use skytide_sql::{Lsn, SlotName};
 use skytide_wal::TimelineId;
 use skytide_wal::backup::plan::{self, Plan, Target, WhichTimeline, show};
 use skytide_wal::backup::recovery::{Action, Recovery, Role};
@@ -16,6 +16,7 @@ use skytide_wal::walsender::Timestamp;
 use super::{shown, stores};
 use crate::cli::failure::Failure;
 use crate::cli::output::OutputMode;
+use crate::cli::walmgr::line;
 use crate::cli::{Context, Outcome};
 use crate::config::settings::WalmgrSettings;
 use crate::config::unit;
@@ -51,6 +52,10 @@ pub struct RestoreBackupArgs {
     /// Where the standby streams from, beside the archive
     #[arg(long, requires = "standby", value_name = "CONNECT-STRING")]
     primary_conninfo: Option<String>,
+    /// The slot it streams with
+    #[arg(long, requires = "primary_conninfo", value_name = "SLOT",
+          value_parser = |text: &str| SlotName::new(text))]
+    primary_slot: Option<SlotName>,
     /// Use what is in the directories already: files that are the same stay
     #[arg(long)]
     delta: bool,
@@ -62,10 +67,10 @@ pub struct RestoreBackupArgs {
     jobs: Option<usize>,
     /// Only say what would be done
     #[arg(short = 'n', long)]
-    dry_run: bool,
+    pub dry_run: bool,
 }
 
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 #[group(id = "target", multiple = false)]
 struct TargetArgs {
     /// Up to the last commit before this moment; without an offset in this host's time zone
@@ -95,7 +100,40 @@ enum ActionArg {
     Shutdown,
 }
 
-fn mapping(text: &str) -> Result<(PathBuf, PathBuf), String> {
+impl RestoreBackupArgs {
+    /// The newest backup, as a standby.
+    pub fn standby(
+        dir: &Path,
+        primary_conninfo: String,
+        primary_slot: Option<SlotName>,
+        tablespace: Vec<(PathBuf, PathBuf)>,
+    ) -> RestoreBackupArgs {
+        RestoreBackupArgs {
+            backup: "latest".to_owned(),
+            dir: Some(dir.to_owned()),
+            target: TargetArgs::default(),
+            timeline: "latest".to_owned(),
+            action: ActionArg::Promote,
+            standby: true,
+            primary_conninfo: Some(primary_conninfo),
+            primary_slot,
+            delta: false,
+            tablespace,
+            jobs: None,
+            dry_run: false,
+        }
+    }
+
+    pub fn delta(self, delta: bool) -> RestoreBackupArgs {
+        RestoreBackupArgs { delta, ..self }
+    }
+
+    pub fn dry_run(self, dry_run: bool) -> RestoreBackupArgs {
+        RestoreBackupArgs { dry_run, ..self }
+    }
+}
+
+pub fn mapping(text: &str) -> Result<(PathBuf, PathBuf), String> {
     match text.split_once('=') {
         Some((old, new)) if Path::new(old).is_absolute() && Path::new(new).is_absolute() => {
             Ok((old.into(), new.into()))
@@ -138,7 +176,7 @@ fn moment(text: &str) -> anyhow::Result<Timestamp> {
 
 /// What is known before anything is done.
 #[derive(Serialize)]
-struct Shown {
+pub struct Restored {
     backup: Label,
     chain: Vec<Label>,
     data_dir: PathBuf,
@@ -171,6 +209,26 @@ pub async fn run(
     args: &RestoreBackupArgs,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
+    let restored = restore(settings, conf, args, context).await?;
+    match context.output.mode() {
+        OutputMode::Json => context.output.json(&restored)?,
+        OutputMode::Table => {
+            context.output.line(restored.words())?;
+            if restored.done.is_some() {
+                let dir = restored.data_dir.display();
+                context.output.line(format!("next: pg_ctl -D {dir} start"))?;
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+pub async fn restore(
+    settings: &WalmgrSettings,
+    conf: &Path,
+    args: &RestoreBackupArgs,
+    context: &Context,
+) -> anyhow::Result<Restored> {
     let target = args.target.target()?;
     let label = match args.backup.as_str() {
         "latest" => None,
@@ -204,6 +262,7 @@ pub async fn run(
         role: match args.standby {
             true => Role::Standby {
                 primary_conninfo: args.primary_conninfo.clone(),
+                primary_slot_name: args.primary_slot.as_ref().map(ToString::to_string),
             },
             false => Role::Primary {
                 stop_at: plan.stop_at.clone(),
@@ -214,7 +273,7 @@ pub async fn run(
                 },
             },
         },
-        restore_command: restore_command(conf)?,
+        restore_command: line::restore_command(conf)?,
         timeline: match which {
             WhichTimeline::Latest => "latest".into(),
             WhichTimeline::Current => "current".into(),
@@ -234,7 +293,7 @@ pub async fn run(
         context.output.warn(&format!("{missing}; recovery ends there"));
     }
     if args.dry_run {
-        return say(&shown_plan, context);
+        return Ok(shown_plan);
     }
     let progress = Arc::new(Progress::default());
     let work = place::restore(stores, chain, settings, progress.clone());
@@ -245,12 +304,12 @@ pub async fn run(
         removed_files: report.removed_files,
         read_bytes: report.read_bytes,
     });
-    say(&shown_plan, context)
+    Ok(shown_plan)
 }
 
-fn describe(plan: &Plan, chain: &Chain, settings: &Settings) -> Shown {
+fn describe(plan: &Plan, chain: &Chain, settings: &Settings) -> Restored {
     let segment = |segment: Option<&skytide_wal::SegmentName>| segment.map(ToString::to_string);
-    Shown {
+    Restored {
         backup: plan.backup.label.clone(),
         chain: chain.streams.iter().map(|(label, _)| label.clone()).collect(),
         data_dir: settings.data_dir.clone(),
@@ -272,74 +331,47 @@ fn describe(plan: &Plan, chain: &Chain, settings: &Settings) -> Shown {
     }
 }
 
-fn say(shown: &Shown, context: &Context) -> anyhow::Result<Outcome> {
-    if context.output.mode() == OutputMode::Json {
-        context.output.json(shown)?;
-        return Ok(Outcome::Done);
+impl Restored {
+    pub fn words(&self) -> String {
+        let shown = self;
+        let mut lines = vec![
+            format!(
+                "backup     {}, {} files, {}",
+                shown.backup,
+                shown.files,
+                unit::show_size(shown.bytes)
+            ),
+            format!(
+                "WAL        {} segments, {} to {}{}, timeline {}",
+                shown.segments,
+                shown.first_segment.as_deref().unwrap_or("none"),
+                shown.last_segment.as_deref().unwrap_or("none"),
+                if shown.ends_in_partial {
+                    " (its beginning)"
+                } else {
+                    ""
+                },
+                shown.timeline
+            ),
+        ];
+        if let Some(end) = &shown.end_lsn {
+            lines.push(format!("ends at    {end}"));
+        }
+        if let (Some(xid), Some(time)) = (shown.last_commit_xid, &shown.last_commit_time) {
+            lines.push(format!("last commit  transaction {xid} at {time}"));
+        }
+        lines.push(format!("directory  {}", shown.data_dir.display()));
+        if let Some(done) = &shown.done {
+            lines.push(format!(
+                "restored; {} files ({}) were there already, {} were removed, {} were read",
+                done.kept_files,
+                unit::show_size(done.kept_bytes),
+                done.removed_files,
+                unit::show_size(done.read_bytes)
+            ));
+        }
+        lines.join("\n")
     }
-    let mut lines = vec![
-        format!(
-            "backup     {}, {} files, {}",
-            shown.backup,
-            shown.files,
-            unit::show_size(shown.bytes)
-        ),
-        format!(
-            "WAL        {} segments, {} to {}{}, timeline {}",
-            shown.segments,
-            shown.first_segment.as_deref().unwrap_or("none"),
-            shown.last_segment.as_deref().unwrap_or("none"),
-            if shown.ends_in_partial {
-                " (its beginning)"
-            } else {
-                ""
-            },
-            shown.timeline
-        ),
-    ];
-    if let Some(end) = &shown.end_lsn {
-        lines.push(format!("ends at    {end}"));
-    }
-    if let (Some(xid), Some(time)) = (shown.last_commit_xid, &shown.last_commit_time) {
-        lines.push(format!("last commit  transaction {xid} at {time}"));
-    }
-    lines.push(format!("directory  {}", shown.data_dir.display()));
-    if let Some(done) = &shown.done {
-        lines.push(format!(
-            "restored; {} files ({}) were there already, {} were removed, {} were read",
-            done.kept_files,
-            unit::show_size(done.kept_bytes),
-            done.removed_files,
-            unit::show_size(done.read_bytes)
-        ));
-        lines.push(format!("next: pg_ctl -D {} start", shown.data_dir.display()));
-    }
-    context.output.line(lines.join("\n"))?;
-    Ok(Outcome::Done)
-}
-
-/// This program with this configuration. PostgreSQL runs it by a shell, in the data directory.
-fn restore_command(conf: &Path) -> anyhow::Result<String> {
-    let program = std::env::current_exe().context("find this program")?;
-    let conf = std::path::absolute(conf).context("find the configuration")?;
-    Ok(format!(
-        "{} walmgr {} restore-wal %f \"%p\"",
-        quote(&program)?,
-        quote(&conf)?
-    ))
-}
-
-/// For a shell, and PostgreSQL's percent signs.
-fn quote(path: &Path) -> anyhow::Result<String> {
-    let text = path
-        .to_str()
-        .ok_or_else(|| Failure::new(format!("{} is no UTF-8", path.display())))?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@:,".contains(c);
-    let text = text.replace('%', "%%");
-    Ok(match text.chars().all(plain) {
-        true => text,
-        false => format!("'{}'", text.replace('\'', "'\\''")),
-    })
 }
 
 #[cfg(test)]
@@ -354,11 +386,5 @@ mod tests {
         assert_eq!(of("2000-01-01 02:00:01.5+02"), 1_500_000);
         of("2026-11-25 18:45:00");
         assert!(moment("yesterday").is_err());
-    }
-
-    #[test]
-    fn a_shell_reads_paths_as_they_are() {
-        assert_eq!(quote(Path::new("/usr/bin/skytide")).unwrap(), "/usr/bin/skytide");
-        assert_eq!(quote(Path::new("/a b/it's%f")).unwrap(), "'/a b/it'\\''s%%f'");
     }
 }

@@ -9,6 +9,7 @@ use skytide_wal::walsender::{Client, Mode};
 use super::{shown, stores};
 use crate::cli::failure::Failure;
 use crate::cli::output::OutputMode;
+use crate::cli::walmgr::old::lock;
 use crate::cli::{Context, Outcome};
 use crate::config::settings::WalmgrSettings;
 use crate::config::unit;
@@ -27,7 +28,7 @@ Examples:
   skytide walmgr wal.ini backup --incremental
   skytide walmgr wal.ini backup --spread --max-rate 50MiB";
 
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 pub struct BackupArgs {
     /// Spread the first checkpoint as the server's settings say, instead of making it at once
     #[arg(long)]
@@ -54,6 +55,21 @@ pub struct BackupArgs {
 }
 
 pub async fn run(settings: &WalmgrSettings, args: &BackupArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let summary = take(settings, args, context).await?;
+    match context.output.mode() {
+        OutputMode::Json => context.output.json(&summary)?,
+        OutputMode::Table => context.output.line(words(&summary))?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// A full backup, over the protocol.
+pub async fn first(settings: &WalmgrSettings, context: &Context) -> anyhow::Result<Summary> {
+    take(settings, &BackupArgs::default(), context).await
+}
+
+async fn take(settings: &WalmgrSettings, args: &BackupArgs, context: &Context) -> anyhow::Result<Summary> {
+    lock::check(settings)?;
     let target = settings.server.as_ref().ok_or_else(|| {
         Failure::usage("master_db is not set")
             .hint("Name the server in the configuration: master_db = host=127.0.0.1 user=replicator")
@@ -94,7 +110,13 @@ pub async fn run(settings: &WalmgrSettings, args: &BackupArgs, context: &Context
             .output
             .warn(&format!("the backup is not in every store: {error}"));
     }
-    say(&summary, context)
+    if summary.damaged_pages > 0 {
+        let pages = summary.damaged_pages;
+        context.output.warn(&format!(
+            "{pages} pages with a wrong checksum were copied as they are"
+        ));
+    }
+    Ok(summary)
 }
 
 /// Settings of a backup that reads the files itself.
@@ -126,22 +148,12 @@ async fn of_files(
     })
 }
 
-fn say(summary: &Summary, context: &Context) -> anyhow::Result<Outcome> {
-    if context.output.mode() == OutputMode::Json {
-        context.output.json(summary)?;
-        return Ok(Outcome::Done);
-    }
-    if summary.damaged_pages > 0 {
-        let pages = summary.damaged_pages;
-        context.output.warn(&format!(
-            "{pages} pages with a wrong checksum were copied as they are"
-        ));
-    }
+pub fn words(summary: &Summary) -> String {
     let read = match summary.kind {
         Kind::Full => String::new(),
         Kind::Incremental => format!(", {} read", unit::show_size(summary.read_bytes)),
     };
-    context.output.line(format!(
+    format!(
         "backup {}: {} files, {}{read}, stored in {}; WAL {} to {} on timeline {}",
         summary.label,
         summary.files,
@@ -150,6 +162,5 @@ fn say(summary: &Summary, context: &Context) -> anyhow::Result<Outcome> {
         summary.start_lsn,
         summary.stop_lsn,
         summary.timeline
-    ))?;
-    Ok(Outcome::Done)
+    )
 }

@@ -1,0 +1,21 @@
+# The leaf's site loses its link to the provider, silently, while clients write; then it comes back.
+# shellcheck shell=bash
+hosts="provider ticker leaf worker client"
+drill() {
+    local begun before
+    followed worker leaf
+    load_start
+    isolate worker
+    before=$(ack_count)
+    step "cut for $(scaled 60) s"
+    sleep "$(scaled 60)"
+    load_goes_on
+    measured "commits while cut" "$(($(ack_count) - before))"
+    rejoin worker
+    begun=$(now)
+    wait_until 90 "the leaf gets what was committed while it was cut off" \
+        sql_true leaf "select count(*) >= $(ack_count) from purchase"
+    measured "leaf has the commits of the cut after healing" "$(since "$begun") s"
+    load_stop
+    equal worker leaf
+}

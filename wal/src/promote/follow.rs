@@ -1,0 +1,360 @@
+//! Other nodes behind the new primary: told of it, rewound where their WAL has left its history, started as standbys.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::hook::Hook;
+use super::node::{Answer, Node, conninfo_of, major_of};
+use super::source::{Cluster, walk};
+use super::survey::own_source;
+use super::{NodeSettings, PromoteError, Refusal, Settings};
+use crate::backup::recovery;
+use crate::durable::{self, Attach};
+use crate::server::Postmaster;
+use crate::ship::DeadServer;
+use crate::tail::words;
+use crate::{HistoryFile, TimelineId};
+
+const POLL: Duration = Duration::from_millis(5);
+const KICK: Duration = Duration::from_millis(200);
+/// Stands where all configuration files of a node that is rewound are kept.
+const KEPT: &str = "all-kept";
+
+/// The new primary.
+pub(super) struct Leader {
+    pub node: Arc<Node>,
+    pub timeline: TimelineId,
+    pub path: Arc<HistoryFile>,
+    pub bin_dir: PathBuf,
+}
+
+impl Leader {
+    pub async fn reach(settings: &Settings, node: &NodeSettings) -> Result<Leader, PromoteError> {
+        let node = Node::reach(node, settings.answer_timeout).await?;
+        let answer = node.ask().await?;
+        if answer.in_recovery {
+            return Err(PromoteError::Node {
+                node: node.name().to_owned(),
+                what: "it is still in recovery".into(),
+            });
+        }
+        Ok(Leader {
+            path: Arc::new(node.history(answer.timeline).await?),
+            timeline: answer.timeline,
+            bin_dir: answer.bin_dir,
+            node,
+        })
+    }
+}
+
+/// Makes a node a standby of the cluster's primary: the former primary above all. Returns the primary and what was done.
+pub async fn rejoin(settings: &Settings, name: &str) -> Result<(String, String), PromoteError> {
+    let node = settings
+        .node(name)
+        .ok_or_else(|| Refusal::UnknownNode(name.to_owned()))?;
+    let mut primary = None;
+    for other in settings.nodes.iter().filter(|other| other.name != name) {
+        if let Ok(leader) = Leader::reach(settings, other).await {
+            if let Some(first) = &primary {
+                let Leader { node: first, .. } = first;
+                let names = (first.name().to_owned(), other.name.clone());
+                return Err(Refusal::TwoPrimaries(names.0, names.1).into());
+            }
+            primary = Some(leader);
+        }
+    }
+    let leader = primary.ok_or(Refusal::NoPrimary)?;
+    let done = Box::pin(follow(settings, &leader, node)).await?;
+    Ok((leader.node.name().to_owned(), done))
+}
+
+/// Returns what was done, when the node streams from the leader.
+pub(super) async fn follow(
+    settings: &Settings,
+    leader: &Leader,
+    node: &NodeSettings,
+) -> Result<String, PromoteError> {
+    let silence = match Node::reach(node, settings.answer_timeout).await {
+        Ok(live) => {
+            let answer = live.ask().await?;
+            if !answer.in_recovery {
+                return Err(trouble(node, "it is a primary itself: stop it first"));
+            }
+            if shares(leader, &live, &answer).await? {
+                return direct(settings, leader, &live).await;
+            }
+            drop(live);
+            needs_disk(node)?;
+            stop_server(settings, node, Some(&answer.bin_dir)).await?;
+            None
+        }
+        Err(error) => Some(words(&error)),
+    };
+    let Some(dir) = &node.data_dir else {
+        let why = silence.unwrap_or_default();
+        return Err(trouble(
+            node,
+            &format!("it is not on this host, and does not answer: {why}"),
+        ));
+    };
+    if let Some(Postmaster { pid, .. }) = Postmaster::find(dir)? {
+        let why = silence.unwrap_or_default();
+        return Err(trouble(
+            node,
+            &format!("its postmaster (process {pid}) lives: {why}"),
+        ));
+    }
+    let kept = kept_place(settings, node);
+    let rewound = match kept.join(KEPT).exists() || diverged(leader, dir).await? {
+        true => {
+            rewind(leader, node, dir, &kept).await?;
+            true
+        }
+        false => false,
+    };
+    make_standby(leader, dir)?;
+    start_server(settings, leader, node, dir).await?;
+    let live = reach_started(settings, node).await?;
+    direct(settings, leader, &live).await?;
+    remove_kept(&kept)?;
+    Ok(match rewound {
+        true => format!(
+            "{} was rewound and streams from {}",
+            node.name,
+            leader.node.name()
+        ),
+        false => format!(
+            "{} was started and streams from {}",
+            node.name,
+            leader.node.name()
+        ),
+    })
+}
+
+fn trouble(node: &NodeSettings, what: &str) -> PromoteError {
+    PromoteError::Node {
+        node: node.name.clone(),
+        what: what.to_owned(),
+    }
+}
+
+/// All that the standby has is WAL of the new primary, too.
+async fn shares(leader: &Leader, node: &Arc<Node>, answer: &Answer) -> Result<bool, PromoteError> {
+    let path = Arc::new(node.history(answer.timeline).await?);
+    let cluster = Cluster {
+        system_id: answer.system_id,
+        segment_size: answer.segment_size,
+        major: major_of(answer.version),
+    };
+    let source = own_source(node, answer.segment_size);
+    let end = walk(&[&source], &cluster, &path, answer.lsn, None, |_| {}).await?;
+    Ok(leader.path.shares(&path, end))
+}
+
+/// Tells a running standby whom to follow and waits until it does.
+async fn direct(settings: &Settings, leader: &Leader, node: &Arc<Node>) -> Result<String, PromoteError> {
+    let answer = node.ask().await?;
+    if !answer.slot.is_empty() {
+        leader.node.make_slot(&answer.slot).await?;
+    }
+    let conninfo = conninfo_of(&leader.node.settings, &answer.conninfo)?.to_libpq();
+    if conninfo != answer.conninfo {
+        node.set("primary_conninfo", Some(&conninfo)).await?;
+        node.reload().await?;
+    }
+    let began = Instant::now();
+    let mut kicked = Instant::now();
+    while !node.streams(leader.timeline).await? {
+        let waited = began.elapsed();
+        if waited > settings.wait_timeout {
+            let what = format!(
+                "it does not stream timeline {} from {} after {waited:.0?}; its log says why",
+                leader.timeline,
+                leader.node.name()
+            );
+            return Err(trouble(&node.settings, &what));
+        }
+        if kicked.elapsed() > KICK {
+            node.reload().await?;
+            kicked = Instant::now();
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(format!("{} streams from {}", node.name(), leader.node.name()))
+}
+
+fn needs_disk(node: &NodeSettings) -> Result<(), PromoteError> {
+    match node.data_dir {
+        Some(_) => Ok(()),
+        None => Err(trouble(
+            node,
+            "it has WAL that the new primary does not have, and is not on this host: run pg_rewind there",
+        )),
+    }
+}
+
+/// The stopped server has WAL that is not the leader's.
+async fn diverged(leader: &Leader, dir: &Path) -> Result<bool, PromoteError> {
+    let dead = DeadServer::inspect(dir.to_owned(), false).await?;
+    Ok(!leader.path.shares(&dead.path, dead.end_lsn()) || dead.is_damaged())
+}
+
+/// `pg_rewind` replaces configuration files by the source's; the node's own are kept beside the journal until it runs.
+async fn rewind(leader: &Leader, node: &NodeSettings, dir: &Path, kept: &Path) -> Result<(), PromoteError> {
+    if !kept.join(KEPT).exists() {
+        durable::create_dirs(kept)?;
+        for name in configuration(dir)? {
+            let text = std::fs::read(dir.join(&name)).to("read", &dir.join(&name))?;
+            durable::replace(&kept.join(&name), &text)?;
+        }
+        durable::replace(&kept.join(KEPT), b"")?;
+    }
+    // It cannot recover a server that crashed while it would be a standby.
+    durable::remove(&dir.join("standby.signal"))?;
+    // The new timeline is in the source's control file only from its next checkpoint on.
+    leader.node.checkpoint().await?;
+    let db = &leader.node.settings.db;
+    let source = db.without_password().to_libpq();
+    let password = db.hosts().first().and_then(|host| db.password_for(host));
+    let environment: Vec<(&str, String)> = password.map(|word| ("PGPASSWORD", word)).into_iter().collect();
+    let program = bin_dir(leader, node)?.join("pg_rewind");
+    let target = dir.display().to_string();
+    let arguments = ["--target-pgdata", &target, "--source-server", &source];
+    let rewind = Hook::new(&program, &arguments);
+    // Its time is that of the data.
+    rewind.run(&environment, Duration::from_secs(24 * 3600)).await?;
+    fail::fail_point!("promote::rewound");
+    for name in configuration(kept)? {
+        let text = std::fs::read(kept.join(&name)).to("read", &kept.join(&name))?;
+        durable::replace(&dir.join(&name), &text)?;
+    }
+    Ok(())
+}
+
+fn kept_place(settings: &Settings, node: &NodeSettings) -> PathBuf {
+    settings.journal.with_extension(format!("{}.conf", node.name))
+}
+
+/// The names of the files in a directory that end in `.conf`.
+fn configuration(dir: &Path) -> Result<Vec<std::ffi::OsString>, PromoteError> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).to("list", dir)? {
+        let entry = entry.to("list", dir)?;
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if is_file
+            && Path::new(&entry.file_name())
+                .extension()
+                .is_some_and(|end| end == "conf")
+        {
+            names.push(entry.file_name());
+        }
+    }
+    Ok(names)
+}
+
+fn remove_kept(kept: &Path) -> Result<(), PromoteError> {
+    match std::fs::remove_dir_all(kept) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => Ok(removed.to("remove", kept)?),
+    }
+}
+
+/// A stopped server starts as the leader's standby from here on.
+fn make_standby(leader: &Leader, dir: &Path) -> Result<(), PromoteError> {
+    let path = dir.join("postgresql.auto.conf");
+    let old = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read.to("read", &path)?,
+    };
+    let is_conninfo = |line: &&str| {
+        line.split('=')
+            .next()
+            .is_some_and(|name| name.trim() == "primary_conninfo")
+    };
+    let former = old
+        .lines()
+        .rfind(is_conninfo)
+        .and_then(|line| line.split_once('='));
+    let former = former.map_or(String::new(), |(_, value)| {
+        value.trim().trim_matches('\'').replace("''", "'")
+    });
+    let conninfo = conninfo_of(&leader.node.settings, &former)?.to_libpq();
+    let mut text = String::new();
+    for line in old.lines().filter(|line| !is_conninfo(line)) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text.push_str(&format!("primary_conninfo = {}\n", recovery::quote(&conninfo)));
+    durable::replace(&path, text.as_bytes())?;
+    durable::replace(&dir.join("standby.signal"), b"")?;
+    Ok(())
+}
+
+fn bin_dir(leader: &Leader, node: &NodeSettings) -> Result<PathBuf, PromoteError> {
+    let here = leader.node.settings.data_dir.is_some();
+    let found = node
+        .bin_dir
+        .clone()
+        .or_else(|| here.then(|| leader.bin_dir.clone()));
+    found.ok_or_else(|| trouble(node, "where its server's programs are is not known: set bin_dir"))
+}
+
+fn environment(node: &NodeSettings) -> [(&'static str, String); 1] {
+    [("SKYTIDE_NODE", node.name.clone())]
+}
+
+/// Stops it in the manner of `pg_ctl stop -m fast` and waits until it is down.
+pub(super) async fn stop_server(
+    settings: &Settings,
+    node: &NodeSettings,
+    bin_dir: Option<&Path>,
+) -> Result<(), PromoteError> {
+    let bin_dir = node.bin_dir.as_deref().or(bin_dir);
+    let stop = match (&node.stop, &node.data_dir, bin_dir) {
+        (Some(stop), ..) => stop.clone(),
+        (None, Some(dir), Some(bin_dir)) => {
+            let seconds = settings.hook_timeout.as_secs().to_string();
+            let dir = dir.display().to_string();
+            Hook::new(
+                &bin_dir.join("pg_ctl"),
+                &["-D", &dir, "-m", "fast", "-w", "-t", &seconds, "stop"],
+            )
+        }
+        _ => return Err(Refusal::CannotStop(node.name.clone()).into()),
+    };
+    Ok(stop.run(&environment(node), settings.hook_timeout).await?)
+}
+
+async fn start_server(
+    settings: &Settings,
+    leader: &Leader,
+    node: &NodeSettings,
+    dir: &Path,
+) -> Result<(), PromoteError> {
+    let start = match &node.start {
+        Some(start) => start.clone(),
+        None => {
+            let dir_text = dir.display().to_string();
+            let log = dir.join("skytide-start.log").display().to_string();
+            // Whether it comes up is asked by connecting.
+            Hook::new(
+                &bin_dir(leader, node)?.join("pg_ctl"),
+                &["-D", &dir_text, "-l", &log, "-W", "start"],
+            )
+        }
+    };
+    Ok(start.run(&environment(node), settings.hook_timeout).await?)
+}
+
+async fn reach_started(settings: &Settings, node: &NodeSettings) -> Result<Arc<Node>, PromoteError> {
+    let began = Instant::now();
+    loop {
+        match Node::reach(node, settings.answer_timeout).await {
+            Ok(live) => return Ok(live),
+            Err(error) if began.elapsed() > settings.wait_timeout => return Err(error),
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
