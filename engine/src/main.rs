@@ -66,10 +66,7 @@ mod stop_points {
             let stop = move || {
                 if hits.fetch_add(1, Ordering::Relaxed) + 1 == wanted {
                     kill_process(getpid(), Signal::STOP).expect("a process may stop itself");
-                    // The kernel gives it to whichever thread it likes. Until that one has it, this one would run on.
-                    while is_pending() {
-                        std::thread::yield_now();
-                    }
+                    until_taken();
                 }
             };
             fail::cfg_callback(name, stop).expect("failpoints are built in");
@@ -77,11 +74,17 @@ mod stop_points {
         scenario
     }
 
-    /// Whether the stop was sent and no thread has taken it. When one has, all of them stop before they go on.
-    fn is_pending() -> bool {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
-        let pending = pending.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
-        pending.is_some_and(|bits| bits & (1 << (Signal::STOP.as_raw() - 1)) != 0)
+    /// The signal is pending until one of the threads takes it, which stops them all; this one would run on until then.
+    fn until_taken() {
+        let stop = 1 << (Signal::STOP.as_raw() - 1);
+        let is_pending = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            let shared = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+            let shared = shared.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+            shared.is_some_and(|bits| bits & stop != 0)
+        };
+        while is_pending() {
+            std::thread::yield_now();
+        }
     }
 }
