@@ -8,6 +8,8 @@ pub mod load;
 mod manage;
 mod old;
 mod receive;
+mod reload;
+mod s3;
 mod salvage;
 mod ship;
 pub mod stage;

@@ -30,6 +30,7 @@ pub const WAL_BYTES: &str = "skytide_wal_archived_bytes_total";
 pub const WAL_STORED: &str = "skytide_wal_stored_bytes_total";
 pub const WAL_FAILURES: &str = "skytide_wal_failures_total";
 pub const WAL_BEHIND: &str = "skytide_wal_stores_left_behind_total";
+pub const WAL_CAUGHT_UP: &str = "skytide_wal_stores_caught_up_files_total";
 pub const WAL_AHEAD: &str = "skytide_wal_archived_ahead_total";
 pub const WAL_BACKLOG: &str = "skytide_wal_backlog_files";
 pub const WAL_RESTORES: &str = "skytide_wal_restores_total";
@@ -185,6 +186,12 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
         Counter,
         Unit::Count,
         "Files a store did not get, which stores_needed allows.",
+    ),
+    (
+        WAL_CAUGHT_UP,
+        Counter,
+        Unit::Count,
+        "Files a store was given later, from one that had them.",
     ),
     (
         WAL_AHEAD,

@@ -29,21 +29,33 @@ pub async fn flush_lsn(server: &Server) -> Lsn {
 
 /// Behind the last whole record in the store.
 pub async fn boundary(store: &Path) -> Lsn {
-    let Ok(store) = DirStore::open(store) else {
-        return Lsn::INVALID;
-    };
-    let found = look(&store).await.unwrap();
+    match DirStore::open(store) {
+        Ok(store) => boundary_of(&store).await,
+        Err(_) => Lsn::INVALID,
+    }
+}
+
+pub async fn boundary_of(store: &dyn Store) -> Lsn {
+    let found = look(store).await.unwrap();
     found.map_or(Lsn::INVALID, |found| found.boundary)
 }
 
 /// Until the store has all records that the server has on disk now.
 pub async fn in_step(server: &Server, store: &Path) -> Lsn {
+    in_step_with(server, async || boundary(store).await).await
+}
+
+pub async fn in_step_of(server: &Server, store: &dyn Store) -> Lsn {
+    in_step_with(server, async || boundary_of(store).await).await
+}
+
+async fn in_step_with(server: &Server, boundary: impl AsyncFn() -> Lsn) -> Lsn {
     let client = server.connect("postgres").await.unwrap();
     // A transaction that commits asynchronously may leave the flush position in the middle of a record.
     client.batch_execute("select txid_current()").await.unwrap();
     let wanted = flush_lsn(server).await;
     wait::until("the store to be in step", PATIENCE, async || {
-        let found = boundary(store).await;
+        let found = boundary().await;
         Ok((found >= wanted).then_some(found))
     })
     .await

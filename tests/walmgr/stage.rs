@@ -69,6 +69,11 @@ impl Daemon {
         .unwrap();
     }
 
+    /// SIGHUP: read the configuration again.
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::HUP).unwrap();
+    }
+
     pub async fn ends_politely(mut self) {
         let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
         let status = wait::until("the daemon to end", PATIENCE, async || Ok(self.0.try_wait()?))

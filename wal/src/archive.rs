@@ -5,8 +5,10 @@
 //! are a success, others are refused, and nothing is ever overwritten.
 
 mod ahead;
+mod catch_up;
 mod check;
 mod compare;
+mod lineage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,14 +18,17 @@ use skytide_sql::Lsn;
 use tokio::sync::{OnceCell, Semaphore};
 
 pub use ahead::{Ahead, AheadFigures};
+pub(crate) use catch_up::{Copied, copy};
+pub use catch_up::{Round, catch_up};
 pub use check::{Checked, check_segment};
 pub use compare::first_difference;
 
+use self::lineage::Lineage;
 use crate::durable::{Attach, FileError};
 use crate::pack::{Contents, Kind, PackError, Packer, Span};
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::{Content, Put, Store, StoreError, layout};
-use crate::{WalError, WalFileName};
+use crate::{SegmentName, WalError, WalFileName};
 
 /// Threads that check and compress, for all files together.
 const CPU_THREADS: usize = 2;
@@ -118,6 +123,19 @@ pub enum ArchiveError {
         location: String,
         lsn: Lsn,
     },
+    #[error(
+        "{name} does not follow {before}{}: the last record there is at {expected}, and the first one here says it \
+         follows one at {found}: it is of another server's history",
+        location.as_ref().map(|location| format!(" in store {location}")).unwrap_or_default()
+    )]
+    Unlinked {
+        name: WalFileName,
+        before: SegmentName,
+        /// Where the segment before lies; `None` if it was just archived.
+        location: Option<String>,
+        expected: Lsn,
+        found: Lsn,
+    },
     #[error("store {location} has another {name}")]
     OtherText { name: WalFileName, location: String },
     #[error("only {have} of {needed} stores have {name}")]
@@ -151,6 +169,7 @@ pub struct Archiver {
     settings: Settings,
     /// By store: set once it is known to be ours.
     claimed: Vec<OnceCell<Identity>>,
+    lineage: Lineage,
     cpu: Arc<Semaphore>,
 }
 
@@ -159,6 +178,8 @@ struct Prepared {
     name: WalFileName,
     file: Vec<u8>,
     contents: Contents,
+    /// A segment that begins with the rest of a record.
+    continues: bool,
     content: Content,
 }
 
@@ -166,6 +187,7 @@ impl Archiver {
     pub fn new(settings: Settings) -> Archiver {
         Archiver {
             claimed: settings.stores.iter().map(|_| OnceCell::new()).collect(),
+            lineage: Lineage::default(),
             cpu: Arc::new(Semaphore::new(CPU_THREADS)),
             settings,
         }
@@ -176,8 +198,18 @@ impl Archiver {
     pub async fn archive(&self, source: Source) -> Result<Report, ArchiveError> {
         let name = source.name;
         let prepared = self.prepare(source).await?;
+        self.lineage.meet(&prepared)?;
+        let report = self.put(&prepared).await;
+        if report.is_err() {
+            self.lineage.forget(name);
+        }
+        report
+    }
+
+    async fn put(&self, prepared: &Prepared) -> Result<Report, ArchiveError> {
+        let name = prepared.name;
         let stores = self.settings.stores.iter().zip(&self.claimed);
-        let kept = stores.map(|(store, claimed)| self.keep(&**store, claimed, &prepared));
+        let kept = stores.map(|(store, claimed)| self.keep(&**store, claimed, prepared));
         let mut report = Report {
             name,
             file_bytes: prepared.file.len() as u64,
@@ -257,6 +289,7 @@ impl Archiver {
             }
         });
         let prepared = &finished(work, name).await?;
+        self.lineage.meet(prepared)?;
         let stores = self.settings.stores.iter().zip(&self.claimed).enumerate();
         let puts =
             stores
@@ -293,6 +326,7 @@ impl Archiver {
             .get_or_try_init(|| async { identity.claim(store).await.map(|()| identity) })
             .await?;
         identity.expect(store.location(), *known)?;
+        self.lineage.check_in(store, prepared).await?;
         let name = layout::object_of(prepared.name);
         match store.put(&name, prepared.content.clone()).await? {
             Put::Stored => Ok(Kept::New),
@@ -409,13 +443,16 @@ fn prepare_segment(
             (pack(), Ok(checked))
         }
     };
-    let contents = checked?.contents;
+    let Checked {
+        contents, continues, ..
+    } = checked?;
     let frames = frames.map_err(|source| ArchiveError::Pack { name, source })?;
     let content = Content::new(frames.finish(&contents));
     Ok(Prepared {
         name,
         file,
         contents,
+        continues,
         content,
     })
 }
@@ -454,6 +491,7 @@ fn prepare_text(
         name,
         file,
         contents,
+        continues: false,
         content: Content::new(packed),
     })
 }

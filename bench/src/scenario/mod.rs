@@ -11,6 +11,7 @@ mod parser;
 mod queue;
 mod receive;
 mod ticker;
+mod wal;
 
 use crate::figures::Findings;
 
@@ -50,6 +51,8 @@ pub enum Scenario {
     Queue,
     /// The ticker with many queues, and the latency of events.
     Ticker,
+    /// Reading WAL, beside pg_waldump.
+    Wal,
     /// Archiving WAL, beside pgBackRest.
     Archive,
     /// WAL by streaming, up to the last record.
@@ -59,7 +62,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 13] = [
+    pub const ALL: [Scenario; 14] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -70,6 +73,7 @@ impl Scenario {
         Scenario::Cost,
         Scenario::Queue,
         Scenario::Ticker,
+        Scenario::Wal,
         Scenario::Archive,
         Scenario::Receive,
         Scenario::Backup,
@@ -87,6 +91,7 @@ impl Scenario {
             Scenario::Cost => "cost",
             Scenario::Queue => "queue",
             Scenario::Ticker => "ticker",
+            Scenario::Wal => "wal",
             Scenario::Archive => "archive",
             Scenario::Receive => "receive",
             Scenario::Backup => "backup",
@@ -105,6 +110,7 @@ impl Scenario {
             Scenario::Cost => "Cost for the provider",
             Scenario::Queue => "Queues beside PgQ's C functions",
             Scenario::Ticker => "Ticker",
+            Scenario::Wal => "Reading WAL",
             Scenario::Archive => "Archiving WAL",
             Scenario::Receive => "Receiving WAL",
             Scenario::Backup => "Base backup and restore",
@@ -123,6 +129,7 @@ impl Scenario {
             Scenario::Cost => Box::pin(cost::run(effort)).await,
             Scenario::Queue => Box::pin(queue::run(effort)).await,
             Scenario::Ticker => Box::pin(ticker::run(effort)).await,
+            Scenario::Wal => Box::pin(wal::run(effort)).await,
             Scenario::Archive => Box::pin(archive::run(effort)).await,
             Scenario::Receive => Box::pin(receive::run(effort)).await,
             Scenario::Backup => Box::pin(backup::run(effort)).await,

@@ -182,7 +182,8 @@ impl Stage {
     fn command(&self, program: &str) -> Command {
         let mut command = self.server.command(program);
         command
-            .current_dir(self.server.data_dir())
+            // The server's end takes along whoever works in its data directory.
+            .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         command

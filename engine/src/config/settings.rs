@@ -215,6 +215,7 @@ impl TickerSettings {
 }
 
 mod promote;
+mod s3;
 mod walmgr;
 pub use promote::PromoteSettings;
 pub use walmgr::{Role, StoreAt, WalmgrSettings, socket_beside};

@@ -3,7 +3,7 @@
 //! PostgreSQL asks for one file at a time and waits. Which files come is known: each has a `.ready` file in
 //! `pg_wal/archive_status`. Those are only looked at, never renamed; PostgreSQL alone says what is done.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use tokio::sync::Notify;
 
 use super::{ArchiveError, Archiver, Report, Source};
 use crate::WalFileName;
@@ -54,7 +55,8 @@ struct Inner {
     archiver: Archiver,
     /// Files begun before they are asked for; 0 for none.
     window: usize,
-    figures: AheadFigures,
+    figures: Arc<AheadFigures>,
+    left_behind: Notify,
     state: Mutex<State>,
 }
 
@@ -63,6 +65,8 @@ struct State {
     begun: HashMap<WalFileName, Begun>,
     /// Files that are ready and not begun, in PostgreSQL's order.
     next: VecDeque<WalFileName>,
+    /// Answered, and not marked as done by PostgreSQL when it was listed last.
+    answered: HashSet<WalFileName>,
     listed: Option<Instant>,
 }
 
@@ -79,16 +83,27 @@ impl std::fmt::Debug for State {
 
 impl Ahead {
     pub fn new(archiver: Archiver, window: usize) -> Ahead {
+        Ahead::counting(archiver, window, Arc::default())
+    }
+
+    /// One that goes on counting where another one ends.
+    pub fn counting(archiver: Archiver, window: usize, figures: Arc<AheadFigures>) -> Ahead {
         Ahead(Arc::new(Inner {
             archiver,
             window,
-            figures: AheadFigures::default(),
+            figures,
+            left_behind: Notify::new(),
             state: Mutex::default(),
         }))
     }
 
-    pub fn figures(&self) -> &AheadFigures {
+    pub fn figures(&self) -> &Arc<AheadFigures> {
         &self.0.figures
+    }
+
+    /// Until a file is safe that a store did not take.
+    pub async fn a_store_is_left_behind(&self) {
+        self.0.left_behind.notified().await;
     }
 
     /// PostgreSQL asks for this file. What failed before it was asked for is tried again now.
@@ -109,7 +124,12 @@ impl Ahead {
             }
         }
         // Asked again, it may be another file of this name: a server that was restored.
-        self.lock().begun.remove(&name);
+        let mut state = self.lock();
+        state.begun.remove(&name);
+        if outcome.is_ok() && self.0.window > 0 {
+            state.answered.insert(name);
+        }
+        drop(state);
         outcome
     }
 
@@ -149,6 +169,9 @@ impl Ahead {
                 figures
                     .behind
                     .fetch_add(report.behind.len() as u64, Ordering::Relaxed);
+                if !report.behind.is_empty() {
+                    self.0.left_behind.notify_one();
+                }
             }
             Err(_) => drop(figures.failures.fetch_add(1, Ordering::Relaxed)),
         }
@@ -201,14 +224,15 @@ impl Ahead {
             .backlog
             .store(ready.len() as u64, Ordering::Relaxed);
         // What is no longer ready was taken by PostgreSQL; nobody will ask for it.
-        let waiting: std::collections::HashSet<_> = ready.iter().collect();
+        let waiting: HashSet<_> = ready.iter().collect();
+        state.answered.retain(|name| waiting.contains(name));
         state
             .begun
             .retain(|name, begun| !begun.finished || waiting.contains(name));
-        let begun = &state.begun;
+        let (begun, answered) = (&state.begun, &state.answered);
         state.next = ready
             .into_iter()
-            .filter(|name| !begun.contains_key(name))
+            .filter(|name| !begun.contains_key(name) && !answered.contains(name))
             .take(4 * self.0.window)
             .collect();
         state.listed = Some(Instant::now());

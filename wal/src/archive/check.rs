@@ -15,6 +15,8 @@ use crate::{SegmentSize, WalFileName};
 pub struct Checked {
     pub contents: Contents,
     pub size: SegmentSize,
+    /// It begins with the rest of a record of the segment before.
+    pub continues: bool,
 }
 
 /// Checks page headers, the chain and the checksum of every record. A [`WalFileName::Segment`] has to be full and
@@ -107,7 +109,11 @@ pub fn check_segment(
             last_commit: report.commits.last,
         }),
     };
-    Ok(Checked { contents, size })
+    Ok(Checked {
+        contents,
+        size,
+        continues: report.head.announced > 0,
+    })
 }
 
 /// Behind the switch record: what follows is padding.

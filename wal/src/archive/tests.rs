@@ -34,10 +34,40 @@ fn switched(inserts: &[usize]) -> Vec<u8> {
     sample.bytes
 }
 
+/// Segments 1 to `count` of one history, each with a switch at its end.
+fn history(count: u64, micros: i64) -> Vec<(String, Vec<u8>)> {
+    let mut sample = Sample::new(Major::V17);
+    for _ in 0..count {
+        sample.commit(micros);
+        sample.switch();
+    }
+    named(&sample.bytes)
+}
+
+fn named(wal: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let named = |(place, bytes): (usize, &[u8])| {
+        (
+            format!("{:024X}", (1_u128 << 64) + place as u128 + 1),
+            bytes.to_vec(),
+        )
+    };
+    wal.chunks(1 << 20).enumerate().map(named).collect()
+}
+
 struct Stage {
-    dir: TempDir,
+    dir: Arc<TempDir>,
     stores: Vec<Arc<dyn Store>>,
     archiver: Archiver,
+    needed: usize,
+}
+
+fn archiver(stores: &[Arc<dyn Store>], needed: usize) -> Archiver {
+    Archiver::new(Settings {
+        stores: stores.to_vec(),
+        needed,
+        level: 1,
+        system_id: None,
+    })
 }
 
 impl Stage {
@@ -46,16 +76,21 @@ impl Stage {
         let stores: Vec<Arc<dyn Store>> = (0..stores)
             .map(|n| Arc::new(DirStore::create(&dir.path().join(n.to_string())).unwrap()) as Arc<dyn Store>)
             .collect();
-        let archiver = Archiver::new(Settings {
-            stores: stores.clone(),
-            needed,
-            level: 1,
-            system_id: None,
-        });
         Stage {
-            dir,
+            archiver: archiver(&stores, needed),
+            dir: Arc::new(dir),
             stores,
-            archiver,
+            needed,
+        }
+    }
+
+    /// The same stores for another process.
+    fn anew(&self) -> Stage {
+        Stage {
+            dir: self.dir.clone(),
+            stores: self.stores.clone(),
+            archiver: archiver(&self.stores, self.needed),
+            needed: self.needed,
         }
     }
 
@@ -268,14 +303,11 @@ async fn a_damaged_copy_is_never_served_and_another_store_is_asked() {
 async fn stores_needed_says_how_many_have_to_have_it() {
     for (needed, fine) in [(1, true), (2, false)] {
         let stage = Stage::new(2, needed);
-        stage.archive(FIRST, &full()).await.unwrap();
+        let history = history(2, 1);
+        stage.archive(FIRST, &history[0].1).await.unwrap();
         std::fs::rename(stage.dir.path().join("1"), stage.dir.path().join("gone")).unwrap();
-        let mut sample = Sample::new(Major::V17);
-        sample.start = Lsn::new(2 << 20);
-        sample.commit(1);
-        sample.switch();
-        let second = "000000010000000000000002";
-        let archived = stage.archive(second, &sample.bytes).await;
+        let (second, bytes) = &history[1];
+        let archived = stage.archive(second, bytes).await;
         assert_eq!(archived.is_ok(), fine);
         match archived {
             Ok(report) => assert_eq!((report.kept.len(), report.behind.len()), (1, 1)),
@@ -293,19 +325,8 @@ async fn what_comes_next_is_archived_before_it_is_asked_for() {
     let pg_wal = stage.dir.path().join("pg_wal");
     std::fs::create_dir_all(pg_wal.join("archive_status")).unwrap();
     let mut names = Vec::new();
-    let size = crate::SegmentSize::new(1 << 20).unwrap();
-    for number in 1..=5 {
-        let mut sample = Sample::new(Major::V17);
-        sample.start = Lsn::new(number << 20);
-        sample.commit(1);
-        sample.switch();
-        let name = crate::SegmentName::new(
-            crate::TimelineId::new(1).unwrap(),
-            crate::SegmentNo::new(number),
-            size,
-        );
-        let name = name.unwrap().to_string();
-        std::fs::write(pg_wal.join(&name), sample.bytes).unwrap();
+    for (name, bytes) in history(5, 1) {
+        std::fs::write(pg_wal.join(&name), bytes).unwrap();
         std::fs::write(pg_wal.join(format!("archive_status/{name}.ready")), "").unwrap();
         names.push(name);
     }
@@ -329,4 +350,168 @@ async fn what_comes_next_is_archived_before_it_is_asked_for() {
     }
     let files = ahead.figures().files.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(files, 5, "each was worked on once");
+}
+
+/// A segment that ends in the middle of a record, and the one with its rest.
+fn crossing(inserts: &[usize]) -> Vec<(String, Vec<u8>)> {
+    let mut sample = Sample::new(Major::V17);
+    for bytes in inserts {
+        sample.insert(*bytes);
+    }
+    sample.fill_segment();
+    sample.insert(100);
+    sample.switch();
+    named(&sample.bytes)
+}
+
+#[tokio::test]
+async fn a_segment_of_another_history_is_refused_and_named() {
+    // One whose record before would be at another place, at its start and in the middle of a record.
+    for (ours, theirs) in [
+        (history(2, 1), crossing(&[])),
+        (crossing(&[64]), crossing(&[128])),
+    ] {
+        let stage = Stage::new(2, 2);
+        stage.archive(&ours[0].0, &ours[0].1).await.unwrap();
+        let refuse = async |stage: &Stage, from_store: bool| {
+            let error = stage.archive(&theirs[1].0, &theirs[1].1).await.unwrap_err();
+            let ArchiveError::Unlinked {
+                before,
+                location,
+                expected,
+                found,
+                ..
+            } = &error
+            else {
+                panic!("{error}");
+            };
+            assert_eq!(before.to_string(), ours[0].0);
+            assert_eq!(location.is_some(), from_store);
+            assert_ne!(expected, found);
+            assert!(!error.is_store_trouble());
+            assert!(!stage.stored(0, &theirs[1].0).exists());
+        };
+        refuse(&stage, false).await;
+        // Another process remembers nothing.
+        let stage = stage.anew();
+        refuse(&stage, true).await;
+        stage.archive(&ours[1].0, &ours[1].1).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn segments_worked_on_side_by_side_are_compared_in_any_order() {
+    let stage = Stage::new(1, 1);
+    let (ours, theirs) = (crossing(&[64]), crossing(&[128]));
+    stage.archive(&ours[1].0, &ours[1].1).await.unwrap();
+    let error = stage.archive(&theirs[0].0, &theirs[0].1).await.unwrap_err();
+    assert!(
+        matches!(&error, ArchiveError::Unlinked { name, .. } if name.to_string() == ours[1].0),
+        "{error}"
+    );
+    stage.archive(&ours[0].0, &ours[0].1).await.unwrap();
+    // A chain that begins anew follows nothing.
+    let mut sample = Sample::new(Major::V17);
+    sample.start = Lsn::new(3 << 20);
+    sample.previous = Lsn::INVALID;
+    sample.commit(1);
+    sample.switch();
+    stage
+        .archive("000000010000000000000003", &sample.bytes)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_first_segment_of_a_timeline_follows_its_parent() {
+    let stage = Stage::new(1, 1);
+    let ours = history(3, 1);
+    stage.archive(&ours[0].0, &ours[0].1).await.unwrap();
+    stage
+        .archive("00000002.history", b"1\t0/200060\tno recovery target specified\n")
+        .await
+        .unwrap();
+    let child = |inserts: &[usize]| {
+        let mut sample = Sample::new(Major::V17);
+        for bytes in inserts {
+            sample.insert(*bytes);
+        }
+        if inserts.is_empty() {
+            sample.commit(1);
+        }
+        sample.switch();
+        sample.timeline = 2;
+        sample.commit(1);
+        sample.switch();
+        sample.bytes.split_off(1 << 20)
+    };
+    let name = "000000020000000000000002";
+    let error = stage.archive(name, &child(&[64, 64])).await.unwrap_err();
+    assert!(
+        matches!(&error, ArchiveError::Unlinked { before, .. } if before.to_string() == ours[0].0),
+        "{error}"
+    );
+    stage.archive(name, &child(&[])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_was_left_behind_is_given_what_it_lacks() {
+    let stage = Stage::new(3, 1);
+    let history = history(6, 1);
+    let history_file = ("00000002.history", b"1\t0/600060\tno recovery target specified\n");
+    let away = stage.dir.path().join("away");
+    stage.archive(&history[0].0, &history[0].1).await.unwrap();
+    std::fs::rename(stage.dir.path().join("1"), &away).unwrap();
+    for (name, bytes) in &history[1..5] {
+        let report = stage.archive(name, bytes).await.unwrap();
+        assert_eq!(report.behind.len(), 1);
+    }
+    stage.archive(history_file.0, history_file.1).await.unwrap();
+    std::fs::remove_file(stage.stored(2, &history[3].0)).unwrap();
+    let round = catch_up(&stage.stores).await;
+    assert!(!round.is_complete(), "one cannot be asked");
+    assert_eq!(round.copied, 1, "the others are looked after");
+    std::fs::rename(&away, stage.dir.path().join("1")).unwrap();
+    let round = catch_up(&stage.stores).await;
+    assert!(round.is_complete(), "{round:?}");
+    assert_eq!(round.copied, 5);
+    for (name, bytes) in &history[..5] {
+        let only = Restorer::new(vec![stage.stores[1].clone()], None);
+        let served = only.fetch(self::name(name)).await.unwrap().unwrap();
+        assert!(served.bytes == *bytes, "{name}");
+    }
+    assert!(stage.stored(1, history_file.0).is_file());
+    let round = catch_up(&stage.stores).await;
+    assert_eq!((round.copied, round.is_complete()), (0, true));
+
+    // A new disk in its place; and what is damaged is not spread.
+    std::fs::remove_dir_all(stage.dir.path().join("1")).unwrap();
+    std::fs::create_dir(stage.dir.path().join("1")).unwrap();
+    let damaged = stage.stored(0, &history[2].0);
+    let packed = std::fs::read(&damaged).unwrap();
+    std::fs::write(&damaged, flip(&packed, packed.len() * 4)).unwrap();
+    let round = catch_up(&stage.stores).await;
+    assert_eq!((round.copied, round.is_complete()), (6, true), "{round:?}");
+    assert!(std::fs::read(stage.stored(1, &history[2].0)).unwrap() == packed);
+}
+
+#[tokio::test]
+async fn whoever_archives_one_file_fills_the_hole_before_it() {
+    let stage = Stage::new(2, 1);
+    let history = history(13, 1);
+    std::fs::rename(stage.dir.path().join("1"), stage.dir.path().join("away")).unwrap();
+    for (name, bytes) in &history[..10] {
+        stage.archive(name, bytes).await.unwrap();
+    }
+    std::fs::rename(stage.dir.path().join("away"), stage.dir.path().join("1")).unwrap();
+    let mut filled = Vec::new();
+    for (name, bytes) in &history[10..] {
+        let stage = stage.anew();
+        stage.archive(name, bytes).await.unwrap();
+        filled.push(stage.archiver.fill_before(self::name(name)).await.unwrap());
+    }
+    assert_eq!(filled, [8, 2, 0]);
+    for (name, _) in &history {
+        assert!(stage.stored(1, name).is_file(), "{name}");
+    }
 }

@@ -314,6 +314,11 @@ impl Index {
         &self.contents
     }
 
+    /// The index of a file of so many bytes takes so many at the end of its object.
+    pub fn tail_bytes(file_bytes: u64) -> u64 {
+        (FRAME_HEADER + FIXED + FOOTER) as u64 + 4 * file_bytes.div_ceil(FRAME_BYTES as u64)
+    }
+
     /// Length of the file.
     pub fn file_bytes(&self) -> u64 {
         self.file_bytes

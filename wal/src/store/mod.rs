@@ -1,4 +1,4 @@
-//! Where WAL and backups are kept: a directory, or another host's daemon.
+//! Where WAL and backups are kept: a directory, another host's daemon, or object storage.
 //!
 //! A store keeps two kinds of things. *Objects* are put whole and never change. *Partials* grow by whole
 //! pieces, and are what has arrived of a segment that is still being written. What lies under which name, and
@@ -11,6 +11,8 @@ pub mod layout;
 mod name;
 pub mod partial;
 pub mod peer;
+mod piece;
+pub mod s3;
 #[cfg(any(test, feature = "test-suite"))]
 pub mod suite;
 
@@ -24,6 +26,7 @@ pub use dir::DirStore;
 pub use error::StoreError;
 pub use name::{NameError, ObjectName, PartialName, Prefix};
 pub use peer::PeerStore;
+pub use s3::S3Store;
 
 /// The longest object or piece; what is longer is cut by its writer. A WAL segment is never longer.
 pub const MAX_OBJECT_BYTES: u64 = 1 << 30;
@@ -122,7 +125,7 @@ pub struct ListedPartial {
 ///
 /// Calls may run at the same time, from several tasks and several processes.
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Where it is, for people: `/srv/wal`, `peer://db2:5480`.
+    /// Where it is, for people: `/srv/wal`, `peer://db2:5480`, `s3://bucket/wal`.
     fn location(&self) -> &str;
 
     /// Keeps a new object of at most [`MAX_OBJECT_BYTES`]. If the name is taken, nothing changes.

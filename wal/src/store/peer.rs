@@ -318,4 +318,4 @@ impl Store for PeerStore {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -8,8 +8,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Member, Safe, Tail, TailError, names_of, safe_at};
-use crate::archive::first_difference;
-use crate::store::{Content, Listed, Put, Store, StoreError, layout, partial};
+use crate::archive::{Copied, copy, first_difference};
+use crate::store::{Listed, Store, StoreError, layout, partial};
 use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, WalFileName};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -333,30 +333,11 @@ async fn give(
         let histories = source.list(&layout::histories()).await?;
         objects.extend(histories.into_iter().map(|history| history.name));
     }
+    let sources: Vec<&Arc<dyn Store>> = sources.iter().collect();
     for object in objects {
-        if store.head(&object).await?.is_some() {
-            continue;
-        }
-        let mut found = None;
-        for source in sources {
-            found = source.get(&object).await?;
-            if found.is_some() {
-                break;
-            }
-        }
-        let Some(packed) = found else {
+        if copy(&object, &sources, store).await? == Copied::NobodyHasIt {
             tracing::warn!(store = store.location(), %object, "a store stays without a segment that no store has");
-            continue;
-        };
-        // What is damaged there is not spread.
-        crate::pack::unpack(&packed).map_err(|error| {
-            TailError::Store(StoreError::Damaged {
-                location: "another store".to_owned(),
-                name: object.to_string(),
-                what: error.to_string(),
-            })
-        })?;
-        let (Put::Stored | Put::Exists) = store.put(&object, Content::new(packed)).await?;
+        }
     }
     Ok(())
 }

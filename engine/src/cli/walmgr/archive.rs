@@ -44,8 +44,15 @@ pub async fn run(settings: &WalmgrSettings, args: &ArchiveArgs) -> anyhow::Resul
         };
     }
     let path = std::path::absolute(&args.path).context("find the file")?;
-    let report = archiver(settings)?.archive(Source { path, name }).await?;
+    let archiver = archiver(settings)?;
+    let report = archiver.archive(Source { path, name }).await?;
     say(&report);
+    // The file is safe whatever becomes of this.
+    match archiver.fill_before(name).await {
+        Ok(0) => {}
+        Ok(files) => info!(files, "stores were given what they lacked"),
+        Err(error) => warn!("a store may lack files: {}", causes::chain(&error)),
+    }
     Ok(Outcome::Done)
 }
 
@@ -87,6 +94,11 @@ impl Advice for ArchiveError {
             ArchiveError::Diverged { .. } => Some(
                 "Stop one of the two servers, or give it a store of its own. A former primary has to be rewound \
                  (pg_rewind) or copied anew before it may archive again."
+                    .into(),
+            ),
+            ArchiveError::Unlinked { .. } => Some(
+                "Another server archives under this one's name, or this one was restored to an earlier time without \
+                 a new timeline: stop one of the two, or give this one stores of its own."
                     .into(),
             ),
             ArchiveError::DamagedCopy { location, .. } => Some(format!(

@@ -17,8 +17,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
+use super::level::Level;
 use super::wire::{self, Ask, Request};
-use super::{archive, restore, store};
+use super::{archive, reload, restore, store};
 use crate::cli::failure::Failure;
 use crate::cli::{Context, Outcome};
 use crate::config::settings::{StoreAt, WalmgrSettings};
@@ -37,24 +38,55 @@ struct Service {
     ahead: Ahead,
     prefetch: Prefetch,
     restore_timeout: Duration,
+    /// What those before this one were asked to restore, and had at hand.
+    restored_before: (u64, u64),
+    _level: Option<Level>,
 }
 
-pub async fn run(args: &DaemonArgs, settings: WalmgrSettings, context: &Context) -> anyhow::Result<Outcome> {
+impl Service {
+    /// One that goes on counting where `before` ends.
+    fn new(settings: &WalmgrSettings, before: Option<&Service>) -> anyhow::Result<Arc<Service>> {
+        let archiver = archive::archiver(settings)?;
+        let window = settings.archive_ahead;
+        let figures = before
+            .map(|before| before.ahead.figures().clone())
+            .unwrap_or_default();
+        let ahead = Ahead::counting(archiver, window, figures);
+        Ok(Arc::new(Service {
+            prefetch: Prefetch::new(
+                restore::restorer(settings)?,
+                settings.restore_ahead_bytes,
+                settings.restore_miss_time,
+            ),
+            restore_timeout: settings.restore_timeout,
+            restored_before: before.map(Service::restored).unwrap_or_default(),
+            _level: Level::keep(store::open_all(settings)?, ahead.clone()),
+            ahead,
+        }))
+    }
+
+    fn restored(&self) -> (u64, u64) {
+        let (requests, at_hand) = self.prefetch.figures();
+        (
+            self.restored_before.0 + requests,
+            self.restored_before.1 + at_hand,
+        )
+    }
+}
+
+pub async fn run(
+    args: &DaemonArgs,
+    load: &impl Fn() -> anyhow::Result<WalmgrSettings>,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let mut settings = load()?;
     match args.handle(&settings.process, context)? {
         Next::Run => {}
         Next::Leave(outcome) => return Ok(outcome),
     }
-    let daemon = daemon::start(&settings.process, context).await?;
-    let service = Arc::new(Service {
-        ahead: Ahead::new(archive::archiver(&settings)?, settings.archive_ahead),
-        prefetch: Prefetch::new(
-            restore::restorer(&settings)?,
-            settings.restore_ahead_bytes,
-            settings.restore_miss_time,
-        ),
-        restore_timeout: settings.restore_timeout,
-    });
+    let mut daemon = daemon::start(&settings.process, context).await?;
     store::sweep(&settings)?;
+    let mut service = Service::new(&settings, None)?;
     let socket = Socket::bind(&settings.socket)?;
     daemon.health.ready();
     let serving = serve_peers(&settings, context).await?;
@@ -67,6 +99,24 @@ pub async fn run(args: &DaemonArgs, settings: WalmgrSettings, context: &Context)
     loop {
         tokio::select! {
             () = context.shutdown.cancelled() => break,
+            Ok(()) = daemon.reloads.changed() => {
+                daemon.manager.reloading();
+                // Even if no word has changed: files that are named may have.
+                if let Some(new) = reload::read(load, &settings) {
+                    match Service::new(&new, Some(&service)) {
+                        Ok(new_service) => {
+                            // Who is being answered is answered by the old one.
+                            service = new_service;
+                            stats = new.process.stats_period.map(tokio::time::interval);
+                            settings = new;
+                        }
+                        Err(error) => {
+                            error!(error = format!("{error:#}"), "the old configuration stays in force");
+                        }
+                    }
+                }
+                daemon.manager.ready();
+            }
             accepted = socket.listener.accept(), if tasks.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => drop(tasks.spawn(serve(stream, service.clone()))),
                 Err(error) => {
@@ -76,7 +126,7 @@ pub async fn run(args: &DaemonArgs, settings: WalmgrSettings, context: &Context)
             },
             _ = figures.tick() => publish(&service),
             () = tick(&mut stats) => {
-                let AheadFigures { files, backlog, failures, hits, .. } = service.ahead.figures();
+                let AheadFigures { files, backlog, failures, hits, .. } = &**service.ahead.figures();
                 let files = files.load(Ordering::Relaxed);
                 if files != last_files {
                     info!(
@@ -117,7 +167,7 @@ async fn serve_peers(
     };
     let dir = settings.stores.iter().find_map(|at| match at {
         StoreAt::Dir(path) => Some(path),
-        StoreAt::Peer { .. } => None,
+        StoreAt::Peer { .. } | StoreAt::S3(_) => None,
     });
     let (Some(dir), Some(tls)) = (dir, &settings.tls) else {
         return Err(
@@ -157,7 +207,7 @@ fn publish(service: &Service) {
     counter!(names::WAL_BEHIND).absolute(of(&figures.behind));
     counter!(names::WAL_AHEAD).absolute(of(&figures.hits));
     gauge!(names::WAL_BACKLOG).set(of(&figures.backlog) as f64);
-    let (requests, at_hand) = service.prefetch.figures();
+    let (requests, at_hand) = service.restored();
     counter!(names::WAL_RESTORES).absolute(requests);
     counter!(names::WAL_RESTORES_AT_HAND).absolute(at_hand);
 }

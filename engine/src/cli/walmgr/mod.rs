@@ -4,10 +4,12 @@ mod archive;
 mod backup;
 pub mod client;
 mod daemon;
+mod level;
 mod line;
 mod old;
 mod primary;
 mod receive;
+mod reload;
 mod restore;
 mod salvage;
 mod ship;
@@ -253,11 +255,11 @@ pub async fn run(args: WalmgrArgs, context: &Context) -> anyhow::Result<Outcome>
         WalmgrCommand::Xpurgewals => Box::pin(old::internal::purge_wal(&load()?, context)).await,
         WalmgrCommand::CreateStore => store::create(&load()?, context).await,
         WalmgrCommand::Stores => store::list(&load()?, context).await,
-        WalmgrCommand::Receive => Box::pin(receive::run(&args.daemon, load()?, context)).await,
-        WalmgrCommand::Ship => Box::pin(ship::run(&args.daemon, load()?, context)).await,
+        WalmgrCommand::Receive => Box::pin(receive::run(&args.daemon, &load, context)).await,
+        WalmgrCommand::Ship => Box::pin(ship::run(&args.daemon, &load, context)).await,
         WalmgrCommand::Salvage(salvage) => Box::pin(salvage::run(&load()?, &salvage, context)).await,
         WalmgrCommand::Status(status) => Box::pin(status::run(&load()?, &status, context)).await,
         WalmgrCommand::Promote(wish) => Box::pin(promote::carry_out(&conf, &wish, context)).await,
-        WalmgrCommand::Daemon => Box::pin(daemon::run(&args.daemon, load()?, context)).await,
+        WalmgrCommand::Daemon => Box::pin(daemon::run(&args.daemon, &load, context)).await,
     }
 }

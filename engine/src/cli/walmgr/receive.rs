@@ -24,38 +24,57 @@ Exit code 0: stopped by a signal. 1: something only a person can put right. 2: t
 Example:
   skytide walmgr /etc/skytide/wal.ini receive";
 
-pub async fn run(args: &DaemonArgs, settings: WalmgrSettings, context: &Context) -> anyhow::Result<Outcome> {
+pub async fn run(
+    args: &DaemonArgs,
+    load: &impl Fn() -> anyhow::Result<WalmgrSettings>,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let mut settings = load()?;
     match args.handle(&settings.process, context)? {
         Next::Run => {}
         Next::Leave(outcome) => return Ok(outcome),
     }
+    let mut receiver = receiver(&settings)?;
+    let mut daemon = daemon::start(&settings.process, context).await?;
+    info!("walmgr receive {} starts", env!("CARGO_PKG_VERSION"));
+    loop {
+        let window = receiver.window();
+        let live = Live {
+            window: &window,
+            phase: receiver.phase(),
+            wants_slot: settings.receive.slot.is_some(),
+        };
+        let stop = context.shutdown.child_token();
+        let work = receiver.run(stop.clone().cancelled_owned());
+        let usable = |new: &WalmgrSettings| self::receiver(new);
+        match live
+            .show_while(work, &settings, &mut daemon, (load, &usable), &stop)
+            .await?
+        {
+            Some((new, new_receiver)) => (settings, receiver) = (new, new_receiver),
+            None => break,
+        }
+    }
+    info!("walmgr receive stopped");
+    Ok(Outcome::Done)
+}
+
+fn receiver(settings: &WalmgrSettings) -> anyhow::Result<Receiver> {
     let Some(server) = settings.server.clone() else {
         return Err(Failure::usage("receive needs a server to receive from")
             .hint("Set master_db to its connect string.")
             .into());
     };
-    let daemon = daemon::start(&settings.process, context).await?;
-    let receiver = Receiver::new(Settings {
+    Ok(Receiver::new(Settings {
         server,
         application_name: settings.receive.name.clone(),
         slot: settings.receive.slot.clone(),
         slot_limit: settings.receive.slot_limit,
         status_interval: settings.receive.status_interval,
-        stores: store::open_all(&settings)?,
+        stores: store::open_all(settings)?,
         stores_needed: settings.stores_needed,
         compression_level: settings.compression_level,
-    });
-    info!("walmgr receive {} starts", env!("CARGO_PKG_VERSION"));
-    let window = receiver.window();
-    let live = Live {
-        window: &window,
-        phase: receiver.phase(),
-        wants_slot: settings.receive.slot.is_some(),
-    };
-    let work = receiver.run(context.shutdown.clone().cancelled_owned());
-    live.show_while(work, &settings, &daemon.health).await?;
-    info!("walmgr receive stopped");
-    Ok(Outcome::Done)
+    }))
 }
 
 impl Advice for ReceiveError {

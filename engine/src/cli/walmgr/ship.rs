@@ -24,37 +24,56 @@ Exit code 0: stopped by a signal. 1: something only a person can put right. 2: t
 Example:
   skytide walmgr /etc/skytide/wal.ini ship";
 
-pub async fn run(args: &DaemonArgs, settings: WalmgrSettings, context: &Context) -> anyhow::Result<Outcome> {
+pub async fn run(
+    args: &DaemonArgs,
+    load: &impl Fn() -> anyhow::Result<WalmgrSettings>,
+    context: &Context,
+) -> anyhow::Result<Outcome> {
+    let mut settings = load()?;
     match args.handle(&settings.process, context)? {
         Next::Run => {}
         Next::Leave(outcome) => return Ok(outcome),
     }
+    let mut shipper = shipper(&settings)?;
+    let mut daemon = daemon::start(&settings.process, context).await?;
+    info!("walmgr ship {} starts", env!("CARGO_PKG_VERSION"));
+    loop {
+        let window = shipper.window();
+        let live = Live {
+            window: &window,
+            phase: shipper.phase(),
+            wants_slot: false,
+        };
+        let stop = context.shutdown.child_token();
+        let work = shipper.run(stop.clone().cancelled_owned());
+        let usable = |new: &WalmgrSettings| self::shipper(new);
+        match live
+            .show_while(work, &settings, &mut daemon, (load, &usable), &stop)
+            .await?
+        {
+            Some((new, new_shipper)) => (settings, shipper) = (new, new_shipper),
+            None => break,
+        }
+    }
+    info!("walmgr ship stopped");
+    Ok(Outcome::Done)
+}
+
+fn shipper(settings: &WalmgrSettings) -> anyhow::Result<Shipper> {
     let (Some(server), Some(data_dir)) = (settings.server.clone(), settings.data_dir.clone()) else {
         return Err(Failure::usage("ship needs a server and its data directory")
             .hint("Set master_db to its connect string, and master_data to its data directory.")
             .into());
     };
-    let daemon = daemon::start(&settings.process, context).await?;
-    let shipper = Shipper::new(Settings {
+    Ok(Shipper::new(Settings {
         data_dir,
         server,
         application_name: settings.receive.name.clone(),
         interval: settings.ship_interval,
-        stores: store::open_all(&settings)?,
+        stores: store::open_all(settings)?,
         stores_needed: settings.stores_needed,
         compression_level: settings.compression_level,
-    });
-    info!("walmgr ship {} starts", env!("CARGO_PKG_VERSION"));
-    let window = shipper.window();
-    let live = Live {
-        window: &window,
-        phase: shipper.phase(),
-        wants_slot: false,
-    };
-    let work = shipper.run(context.shutdown.clone().cancelled_owned());
-    live.show_while(work, &settings, &daemon.health).await?;
-    info!("walmgr ship stopped");
-    Ok(Outcome::Done)
+    }))
 }
 
 impl Advice for ShipError {

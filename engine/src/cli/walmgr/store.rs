@@ -10,7 +10,8 @@ use serde::Serialize;
 use skytide_wal::WalFileName;
 use skytide_wal::control::{self, ControlError, ControlFile};
 use skytide_wal::store::identity::{Identity, IdentityError};
-use skytide_wal::store::{DirStore, PeerStore, Store, StoreError, layout};
+use skytide_wal::store::s3::Conditions;
+use skytide_wal::store::{DirStore, PeerStore, S3Store, Store, StoreError, layout};
 use tracing::info;
 
 use crate::cli::failure::{Advice, Failure};
@@ -31,6 +32,7 @@ fn open(at: &StoreAt, settings: &WalmgrSettings) -> anyhow::Result<Arc<dyn Store
             })?;
             Arc::new(PeerStore::new(host, *port, tls)?)
         }
+        StoreAt::S3(settings) => Arc::new(S3Store::new(settings)?),
     })
 }
 
@@ -114,6 +116,13 @@ pub async fn create(settings: &WalmgrSettings, context: &Context) -> anyhow::Res
     for at in &settings.stores {
         if let StoreAt::Dir(path) = at {
             DirStore::create(path)?;
+        }
+        if let StoreAt::S3(s3) = at
+            && S3Store::new(s3)?.conditions().await? == Conditions::Ignored
+        {
+            context.output.note(
+                "its server ignores conditional puts: let only one server at a time write into that store",
+            );
         }
         let store = open(at, settings)?;
         if let Some(identity) = identity {

@@ -9,10 +9,13 @@ use skytide_wal::receive::Phase;
 use skytide_wal::tail::{StoreWindow, Window};
 use skytide_wal::walsender::Timestamp;
 use tokio::sync::watch;
-use tracing::info;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
 
 use super::daemon::tick;
+use super::reload;
 use crate::config::settings::WalmgrSettings;
+use crate::daemon::Daemon;
 use crate::daemon::health::Health;
 use crate::metrics as names;
 
@@ -26,19 +29,42 @@ pub struct Live<'a> {
 }
 
 impl Live<'_> {
-    pub async fn show_while<E: StdError + Send + Sync + 'static>(
+    /// Until the work is done; or until the configuration was read again and is another one. Then the work is stopped,
+    /// and what `usable` makes of the new settings goes on where it ended.
+    pub async fn show_while<E: StdError + Send + Sync + 'static, W>(
         &self,
         work: impl Future<Output = Result<(), E>>,
         settings: &WalmgrSettings,
-        health: &Health,
-    ) -> anyhow::Result<()> {
+        daemon: &mut Daemon,
+        (load, usable): (
+            &impl Fn() -> anyhow::Result<WalmgrSettings>,
+            &impl Fn(&WalmgrSettings) -> anyhow::Result<W>,
+        ),
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Option<(WalmgrSettings, W)>> {
         let mut work = pin!(work);
+        let mut next = None;
         let mut figures = tokio::time::interval(FIGURES);
         let mut stats = settings.process.stats_period.map(tokio::time::interval);
         loop {
             tokio::select! {
-                done = &mut work => return Ok(done?),
-                _ = figures.tick() => self.show(health),
+                done = &mut work => return Ok(done.map(|()| next)?),
+                _ = figures.tick() => self.show(&daemon.health),
+                Ok(()) = daemon.reloads.changed() => {
+                    daemon.manager.reloading();
+                    if let Some(new) = reload::read(load, settings).filter(|new| new != settings) {
+                        match usable(&new) {
+                            Ok(work) => {
+                                next = Some((new, work));
+                                stop.cancel();
+                            }
+                            Err(error) => {
+                                error!(error = format!("{error:#}"), "the old configuration stays in force");
+                            }
+                        }
+                    }
+                    daemon.manager.ready();
+                }
                 () = tick(&mut stats) => log(self.window),
             }
         }

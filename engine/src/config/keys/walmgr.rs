@@ -45,8 +45,8 @@ pub static WALMGR: Table = Table {
                     "stores",
                     Kind::List,
                     Required,
-                    "Where WAL and backups are kept: directories, and peer://host:port for another host's daemon. WAL is \
-                     restored from the first one that has it. An old configuration without it has one directory, the one \
+                    "Where WAL and backups are kept: directories, peer://host:port for another host's daemon, and \
+                     s3://bucket/prefix for object storage. WAL is restored from the first one that has it. An old configuration without it has one directory, the one \
                      above completed_wals.",
                 ),
                 key(
@@ -80,6 +80,57 @@ pub static WALMGR: Table = Table {
                     None,
                     "Who signed the certificates (PEM). Whoever has one of them may read and write the store: use an \
                      authority that signs for these hosts alone.",
+                ),
+            ],
+        },
+        Group {
+            title: "Object storage",
+            keys: &[
+                key(
+                    "s3_endpoint",
+                    Kind::Text,
+                    Derived("AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or Amazon's in the region"),
+                    "URL of the server of s3:// stores.",
+                ),
+                key(
+                    "s3_region",
+                    Kind::Text,
+                    Derived("AWS_REGION, AWS_DEFAULT_REGION, or us-east-1"),
+                    "Its region; what servers without regions want to hear is in their manual.",
+                ),
+                key(
+                    "s3_credentials",
+                    Kind::Path,
+                    Derived(
+                        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the file that \
+                         AWS_SHARED_CREDENTIALS_FILE names, or ~/.aws/credentials",
+                    ),
+                    "File with aws_access_key_id, aws_secret_access_key and maybe aws_session_token in a section, \
+                     readable by its owner only.",
+                ),
+                key(
+                    "s3_profile",
+                    Kind::Text,
+                    Derived("AWS_PROFILE, or default"),
+                    "The section of that file.",
+                ),
+                key(
+                    "s3_allow_http",
+                    Kind::Choice(&["no", "yes"]),
+                    Value("no"),
+                    "Whether s3_endpoint may be http://, over which WAL goes in the clear.",
+                ),
+                key(
+                    "s3_authority",
+                    Kind::Path,
+                    None,
+                    "Who signed the server's certificate (PEM), if the system does not know it.",
+                ),
+                key(
+                    "s3_timeout",
+                    Kind::Duration,
+                    Value("60s"),
+                    "A request on which nothing moves for so long is given up; an upload is one as a whole.",
                 ),
             ],
         },

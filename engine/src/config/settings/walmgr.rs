@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use skytide_sql::SlotName;
 use skytide_sql::conn::ConnectString;
+use skytide_wal::store::Prefix;
 use skytide_wal::store::peer::PeerTls;
+use skytide_wal::store::s3::S3Settings;
 
-use super::{ProcessSettings, Values};
+use super::{ProcessSettings, Values, s3};
 use crate::config::ini::expand_home;
 use crate::config::keys::WALMGR;
 use crate::config::layers::host_name;
@@ -23,16 +25,19 @@ pub enum StoreAt {
         host: String,
         port: u16,
     },
+    /// A bucket, or what lies below a prefix in it.
+    S3(Box<S3Settings>),
 }
 
 impl StoreAt {
-    fn parse(text: &str) -> Result<StoreAt, String> {
+    fn parse(text: &str, values: &Values) -> Result<StoreAt, ConfigError> {
+        let bad = |what| values.bad("stores", what);
         match text.split_once("://") {
             None => {
                 let path = expand_home(text);
                 match path.is_absolute() {
                     true => Ok(StoreAt::Dir(path)),
-                    false => Err(format!("expected an absolute path, found {text}")),
+                    false => Err(bad(format!("expected an absolute path, found {text}"))),
                 }
             }
             Some(("peer", address)) => {
@@ -40,10 +45,22 @@ impl StoreAt {
                 let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
                 match port.parse() {
                     Ok(port) if !host.is_empty() => Ok(StoreAt::Peer { host, port }),
-                    _ => Err(format!("expected peer://host:port, found {text}")),
+                    _ => Err(bad(format!("expected peer://host:port, found {text}"))),
                 }
             }
-            Some((scheme, _)) => Err(format!("stores of the kind {scheme}:// are unknown")),
+            Some(("s3", place)) => {
+                let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+                let prefix = prefix.trim_end_matches('/');
+                if bucket.is_empty() || Prefix::new(prefix).is_err() {
+                    return Err(bad(format!(
+                        "expected s3://bucket or s3://bucket/prefix, found {text}"
+                    )));
+                }
+                let environment = |name: &str| std::env::var(name).ok();
+                let settings = s3::settings(values, bucket, prefix, &environment)?;
+                Ok(StoreAt::S3(Box::new(settings)))
+            }
+            Some((scheme, _)) => Err(bad(format!("stores of the kind {scheme}:// are unknown"))),
         }
     }
 }
@@ -164,11 +181,7 @@ fn tls(values: &Values) -> Result<Option<PeerTls>, ConfigError> {
 fn stores(values: &Values) -> Result<Vec<StoreAt>, ConfigError> {
     let named = values.list("stores")?;
     if !named.is_empty() {
-        let stores = named
-            .iter()
-            .map(|text| StoreAt::parse(text))
-            .collect::<Result<_, _>>();
-        return stores.map_err(|what| values.bad("stores", what));
+        return named.iter().map(|text| StoreAt::parse(text, values)).collect();
     }
     let (key, text) = match (values.text("completed_wals")?, values.text("walmgr_data")?) {
         (Some(text), _) => ("completed_wals", text),

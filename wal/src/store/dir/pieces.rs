@@ -1,11 +1,4 @@
-//! The file of a partial: pieces one after the other, each with a header of 20 bytes, little-endian.
-//!
-//! | at | size | |
-//! |---|---|---|
-//! | 0 | 4 | magic `SkPc` |
-//! | 4 | 4 | bytes of the piece |
-//! | 8 | 8 | bytes of all pieces before it |
-//! | 16 | 4 | CRC-32C of the 16 bytes before, then of the piece |
+//! The file of a partial: [pieces](super::super::piece) one after the other.
 //!
 //! The file ends after the last piece that is whole. What follows it was being written when the writer died,
 //! and is cut by the next one; but if a whole piece comes after it, the file is damaged.
@@ -17,57 +10,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::super::piece::{HEADER, MAGIC, Piece, framed, header};
 use super::super::{Content, MAX_OBJECT_BYTES, PartialName, StoreError};
 use crate::durable::{self, Attach};
-
-const MAGIC: [u8; 4] = *b"SkPc";
-const HEADER: usize = 20;
-
-/// A whole piece in a file's bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    /// Bytes of all pieces before it.
-    at: u64,
-    length: usize,
-    /// Where its bytes begin in the file.
-    offset: usize,
-}
-
-impl Piece {
-    fn end(&self) -> usize {
-        self.offset + self.length
-    }
-
-    /// The whole piece whose header is at `offset`, if there is one.
-    fn parse(file: &[u8], offset: usize) -> Option<Piece> {
-        let (header, rest) = file.get(offset..)?.split_first_chunk::<HEADER>()?;
-        let (magic, header) = header.split_first_chunk::<4>()?;
-        let (length, header) = header.split_first_chunk::<4>()?;
-        let (at, crc) = header.split_first_chunk::<8>()?;
-        let crc = u32::from_le_bytes(crc.try_into().ok()?);
-        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-        let data = rest.get(..length)?;
-        let sound = *magic == MAGIC
-            && length > 0
-            && crc32c::crc32c_append(crc32c::crc32c(file.get(offset..offset + HEADER - 4)?), data) == crc;
-        sound.then_some(Piece {
-            at: u64::from_le_bytes(*at),
-            length,
-            offset: offset + HEADER,
-        })
-    }
-}
-
-fn header(at: u64, piece: &Content) -> [u8; HEADER] {
-    let mut header = [0; HEADER];
-    header[..4].copy_from_slice(&MAGIC);
-    let length = u32::try_from(piece.len()).expect("a piece's length was checked");
-    header[4..8].copy_from_slice(&length.to_le_bytes());
-    header[8..16].copy_from_slice(&at.to_le_bytes());
-    let crc = crc32c::crc32c_combine(crc32c::crc32c(&header[..16]), piece.crc(), piece.bytes().len());
-    header[16..].copy_from_slice(&crc.to_le_bytes());
-    header
-}
 
 /// The pieces of a file; or where a damaged one begins that others follow.
 fn scan(file: &[u8]) -> Result<Vec<Piece>, usize> {
@@ -273,14 +218,10 @@ impl PieceFile {
         fail::fail_point!("durable::full", |_| Err(io::Error::from(
             io::ErrorKind::StorageFull
         )));
-        let header = header(at, piece);
         if piece.len() <= 64 << 10 {
-            let mut whole = Vec::with_capacity(HEADER + piece.bytes().len());
-            whole.extend_from_slice(&header);
-            whole.extend_from_slice(piece.bytes());
-            self.file.write_all_at(&whole, self.end)?;
+            self.file.write_all_at(&framed(at, piece), self.end)?;
         } else {
-            self.file.write_all_at(&header, self.end)?;
+            self.file.write_all_at(&header(at, piece), self.end)?;
             self.file.write_all_at(piece.bytes(), self.end + HEADER as u64)?;
         }
         fail::fail_point!("store::piece_written");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// An authority and certificates of it, and one of another authority.
-fn certificates(dir: &Path) {
+pub(in crate::store) fn certificates(dir: &Path) {
     let script = "
         set -e
         new='openssl req -new -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1'

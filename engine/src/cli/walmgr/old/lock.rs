@@ -16,7 +16,7 @@ const NAME: &str = "BACKUPLOCK";
 fn path(settings: &WalmgrSettings) -> Option<PathBuf> {
     settings.stores.iter().find_map(|at| match at {
         StoreAt::Dir(dir) => Some(dir.join(NAME)),
-        StoreAt::Peer { .. } => None,
+        StoreAt::Peer { .. } | StoreAt::S3(_) => None,
     })
 }
 

@@ -1,0 +1,171 @@
+//! A store that was left behind is given what it lacks, from one that has it.
+//!
+//! It is found out by looking, not by remembering: whoever left it behind may be dead.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Archiver;
+use crate::store::identity::{Identity, IdentityError};
+use crate::store::{Content, ObjectName, Prefix, Put, Store, StoreError, layout};
+use crate::{SegmentName, WalFileName};
+
+/// So many files an archiver that ends with its own gives to a store.
+const FILL: usize = 8;
+
+/// A round over all stores.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// Files that a store has now and had not before.
+    pub copied: u64,
+    /// By location: why a store may still lack something.
+    pub trouble: Vec<(String, IdentityError)>,
+}
+
+impl Round {
+    pub fn is_complete(&self) -> bool {
+        self.trouble.is_empty()
+    }
+}
+
+/// Gives every store that can be asked each file of WAL that another one has. The oldest come first, so that what a
+/// store has goes on without a hole.
+pub async fn catch_up(stores: &[Arc<dyn Store>]) -> Round {
+    let mut round = Round::default();
+    let mut known: Option<Identity> = None;
+    let mut unclaimed = Vec::new();
+    let mut names: BTreeMap<usize, BTreeSet<ObjectName>> = BTreeMap::new();
+    for (place, store) in stores.iter().enumerate() {
+        let looked = async {
+            match (Identity::read(&**store).await?, known) {
+                (Some(found), Some(known)) => known.expect(store.location(), found)?,
+                (Some(found), None) => known = Some(found),
+                (None, _) => unclaimed.push(place),
+            }
+            let mut listed = store.list(&layout::histories()).await?;
+            listed.extend(store.list(&layout::wal_files()).await?);
+            let files = listed.into_iter().map(|listed| listed.name);
+            Ok(files.filter(|name| layout::wal_file_of(name).is_some()).collect())
+        };
+        match looked.await {
+            Ok(files) => drop(names.insert(place, files)),
+            Err(error) => round.trouble.push((store.location().to_owned(), error)),
+        }
+    }
+    let all: BTreeSet<&ObjectName> = names.values().flatten().collect();
+    for (place, has) in &names {
+        let Some(store) = stores.get(*place) else { continue };
+        let lacks = all.iter().filter(|name| !has.contains(**name));
+        let sources: Vec<&Arc<dyn Store>> = names
+            .keys()
+            .filter(|source| *source != place)
+            .filter_map(|source| stores.get(*source))
+            .collect();
+        let claim = known.filter(|_| unclaimed.contains(place) && !all.is_empty());
+        let given = async {
+            if let Some(identity) = claim {
+                identity.claim(&**store).await?;
+            }
+            for name in lacks {
+                if copy(name, &sources, &**store).await? == Copied::Now {
+                    round.copied += 1;
+                }
+            }
+            Ok(())
+        };
+        if let Err(error) = given.await {
+            round.trouble.push((store.location().to_owned(), error));
+        }
+    }
+    round
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copied {
+    Now,
+    WasThere,
+    NobodyHasIt,
+}
+
+/// Copies a file of WAL as it is, from the first source that has a sound one.
+pub(crate) async fn copy(
+    object: &ObjectName,
+    sources: &[&Arc<dyn Store>],
+    store: &dyn Store,
+) -> Result<Copied, StoreError> {
+    if store.head(object).await?.is_some() {
+        return Ok(Copied::WasThere);
+    }
+    let mut damaged = None;
+    for source in sources {
+        let Some(packed) = source.get(object).await? else {
+            continue;
+        };
+        // What is damaged there is not spread.
+        let checking = packed.clone();
+        let checked = tokio::task::spawn_blocking(move || crate::pack::unpack(&checking).map(drop));
+        let what = match checked.await {
+            Ok(Ok(())) => {
+                return match store.put(object, Content::new(packed)).await? {
+                    Put::Stored => Ok(Copied::Now),
+                    Put::Exists => Ok(Copied::WasThere),
+                };
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        damaged.get_or_insert(StoreError::Damaged {
+            location: source.location().to_owned(),
+            name: object.to_string(),
+            what,
+        });
+    }
+    damaged.map_or(Ok(Copied::NobodyHasIt), Err)
+}
+
+impl Archiver {
+    /// For who archives this one file and ends: where a store lacks segments shortly before it that another store has,
+    /// it is given some, the oldest first. Returns how many.
+    pub async fn fill_before(&self, name: WalFileName) -> Result<usize, StoreError> {
+        let stores = &self.settings.stores;
+        let (WalFileName::Segment(segment), true) = (name, stores.len() > 1) else {
+            return Ok(0);
+        };
+        let mut has = Vec::new();
+        for store in stores {
+            let mut names = BTreeSet::new();
+            for prefix in shortly_before(segment) {
+                let listed = store.list(&prefix).await?;
+                names.extend(listed.into_iter().map(|listed| listed.name));
+            }
+            has.push(names);
+        }
+        let own = layout::object_of(name);
+        let all: BTreeSet<&ObjectName> = has.iter().flatten().filter(|name| **name < own).collect();
+        let mut copied = 0;
+        for (place, (store, has)) in stores.iter().zip(&has).enumerate() {
+            let sources: Vec<&Arc<dyn Store>> = stores
+                .iter()
+                .enumerate()
+                .filter(|(source, _)| *source != place)
+                .map(|(_, source)| source)
+                .collect();
+            for object in all.iter().filter(|name| !has.contains(**name)).take(FILL) {
+                copied += usize::from(copy(object, &sources, &**store).await? == Copied::Now);
+            }
+        }
+        Ok(copied)
+    }
+}
+
+/// Names of the same 4 GiB of WAL, and of the 4 GiB before.
+fn shortly_before(segment: SegmentName) -> Vec<Prefix> {
+    let name = segment.to_string();
+    let (timeline, rest) = name.split_at(8);
+    let Ok(log) = u32::from_str_radix(rest.get(..8).unwrap_or_default(), 16) else {
+        return Vec::new();
+    };
+    let logs = log.checked_sub(1).into_iter().chain([log]);
+    logs.filter_map(|log| Prefix::new(format!("wal/{timeline}/{timeline}{log:08X}")).ok())
+        .collect()
+}
