@@ -98,6 +98,14 @@ async fn a_standby_that_does_not_get_the_stores_wal_is_not_promoted() {
     fs::write(&auto_conf, text).unwrap();
     standby.0.restart().await.unwrap();
     let wanted = content(&stage.server).await;
+    #[cfg(feature = "failpoints")]
+    {
+        let slave = format!("slave_data={}", stage.path("standby/data").display());
+        let words = ["--set", "master_data=", "--set", &slave, "boot"];
+        stage.killed_at("takeover::replayed", &words).await;
+        let client = standby.0.connect("postgres").await.unwrap();
+        assert!(one::<bool>(&client, "select pg_is_in_recovery()").await);
+    }
     stage.by("standby.ini", &["boot"]).with(0, &[]);
     assert_eq!(content(&standby.0).await, wanted);
 }
