@@ -58,6 +58,35 @@ async fn hundreds_of_queues_are_ticked_each_round_by_one_transaction() {
     assert_eq!(int(&client, gaps).await, 0, "no id is left out or given twice");
 }
 
+/// Prevents: a stop that leaves a round to the server, which makes its ticks after the ticker said how many it made.
+#[tokio::test]
+async fn a_round_that_is_under_way_at_the_stop_is_made_and_counted() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let mut client = database_with_queue(&server, "d").await;
+    eager_queue(&client).await;
+    let look = server.connect("d").await.unwrap();
+    let held = client.transaction().await.unwrap();
+    held.batch_execute("lock table pgq.tick in share mode")
+        .await
+        .unwrap();
+    let before = int(&look, "select count(*) from pgq.tick").await;
+    let ticker = Ticker::start(listed(&server, &["d"]));
+    wait::until("a round that waits", PATIENCE, async || {
+        let sql = "select count(*) from pg_locks where relation = 'pgq.tick'::regclass and not granted";
+        Ok((int(&look, sql).await > 0).then_some(()))
+    })
+    .await
+    .unwrap();
+    let stop = tokio::spawn(ticker.stop());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    held.commit().await.unwrap();
+    let stats = stop.await.unwrap();
+    assert_eq!(
+        int(&look, "select count(*) from pgq.tick").await,
+        before + stats.ticks as i64
+    );
+}
+
 /// Prevents: with many databases, maintenance takes every place for a session that the server has.
 #[tokio::test]
 async fn fifty_databases_are_ticked_and_maintained_with_few_sessions() {

@@ -1,5 +1,6 @@
 //! One database: connect, see whether it is ours to tick, work until something ends it, begin again.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,13 +144,17 @@ impl Database {
         let stop = self.cancel.child_token();
         let maintenance = self.repeat(Chore::Maintenance(Grievances::default()), &stop);
         let retry = self.repeat(Chore::Retry, &stop);
-        let mut chores = Box::pin(async { tokio::join!(maintenance, retry) });
-        let ended = tokio::select! {
-            ended = self.tick(session) => ended,
-            // They end only when cancelled, and must not be polled again.
-            _ = &mut chores => return Ok(Ended::Cancelled),
+        let mut chores = pin!(async { tokio::join!(maintenance, retry) });
+        let mut chores_ended = false;
+        let mut ticks = pin!(self.tick(session));
+        // When cancelled the chores end at once, but a round that is under way is made and counted.
+        let ended = loop {
+            tokio::select! {
+                ended = &mut ticks => break ended,
+                _ = &mut chores, if !chores_ended => chores_ended = true,
+            }
         };
-        if matches!(ended, Ok(Ended::Cancelled)) {
+        if matches!(ended, Ok(Ended::Cancelled)) && !chores_ended {
             let _ = tokio::time::timeout(GRACE, chores).await;
         }
         ended

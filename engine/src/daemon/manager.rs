@@ -5,31 +5,39 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Once};
+use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+const ALIVE: &str = "WATCHDOG=1";
+
+/// So long a manager that is busy is waited for.
+const FULL_LIMIT: Duration = Duration::from_millis(500);
+
 /// The manager's ear, if there is one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,
+    stopping: Once,
 }
 
 impl Manager {
     /// `NOTIFY_SOCKET` as the environment has it.
     pub fn new(address: Option<&OsStr>) -> Manager {
-        let Some(address) = address.filter(|address| !address.is_empty()) else {
-            return Manager::default();
-        };
-        match connect(address) {
-            Ok(socket) => Manager { socket: Some(socket) },
-            Err(error) => {
-                warn!(%error, "the service manager cannot be told of our state (NOTIFY_SOCKET)");
-                Manager::default()
-            }
+        let address = address.filter(|address| !address.is_empty());
+        let socket = address.and_then(|address| {
+            connect(address)
+                .inspect_err(|error| {
+                    warn!(%error, "the service manager cannot be told of our state (NOTIFY_SOCKET)");
+                })
+                .ok()
+        });
+        Manager {
+            socket,
+            stopping: Once::new(),
         }
     }
 
@@ -46,8 +54,9 @@ impl Manager {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
+    /// Told once, however often it is said.
     pub fn stopping(&self) {
-        self.tell("STOPPING=1");
+        self.stopping.call_once(|| self.tell("STOPPING=1"));
     }
 
     /// One line for whoever asks how it is going.
@@ -56,15 +65,30 @@ impl Manager {
     }
 
     fn alive(&self) {
-        self.tell("WATCHDOG=1");
+        self.tell(ALIVE);
     }
 
     fn tell(&self, message: &str) {
         let Some((socket, address)) = &self.socket else {
             return;
         };
-        if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
-            debug!(%error, "the service manager does not listen");
+        let end = Instant::now() + FULL_LIMIT;
+        loop {
+            match socket.send_to_addr(message.as_bytes(), address) {
+                Ok(_) => return,
+                // Only a few datagrams fit (net.unix.max_dgram_qlen). Signs of life come again; a state does not.
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && message != ALIVE
+                        && Instant::now() < end =>
+                {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => {
+                    debug!(%error, "the service manager does not listen");
+                    return;
+                }
+            }
         }
     }
 }
@@ -136,7 +160,10 @@ mod tests {
         manager.status("two\nlines");
         assert_eq!(received(&ear), "STATUS=two lines");
         manager.stopping();
+        manager.stopping();
         assert_eq!(received(&ear), "STOPPING=1");
+        manager.ready();
+        assert_eq!(received(&ear), "READY=1", "the stop is told once");
     }
 
     #[test]

@@ -29,6 +29,13 @@ pub struct Daemon {
     _pidfile: Option<Pidfile>,
 }
 
+impl Drop for Daemon {
+    /// The task that watches for the stop may not get its turn before the process is gone.
+    fn drop(&mut self) {
+        self.manager.stopping();
+    }
+}
+
 /// Steps, in this order: pidfile first, so that a second start changes nothing; then the log,
 /// signals, and the port.
 pub async fn start(settings: &ProcessSettings, context: &Context) -> anyhow::Result<Daemon> {
