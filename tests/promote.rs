@@ -145,6 +145,13 @@ async fn a_standby_gets_what_another_one_has_and_one_that_is_ahead_is_rewound() 
     trio.b.0.start_again().await.unwrap();
     assert!(rows(&trio.b.0).await.unwrap().len() > 100);
     let ours = std::fs::read_to_string(trio.b.0.data_dir().join("skytide.conf")).unwrap();
+    // Killed when pg_rewind has replaced its configuration, too. Another one would spoil it.
+    let rejoin = ["promote", "--rejoin", "b"];
+    trio.stage.killed_at("promote::rewound", &rejoin).await;
+    assert_ne!(
+        std::fs::read_to_string(trio.b.0.data_dir().join("skytide.conf")).unwrap(),
+        ours
+    );
     let back = trio.promote(&["--rejoin", "b"]);
     let words = "b was rewound and streams from c";
     let log = std::fs::read_to_string(trio.b.0.data_dir().join("skytide-start.log"));
@@ -168,6 +175,30 @@ async fn the_wal_of_the_furthest_standby_is_brought_to_another() {
     assert_eq!(steps(&report), ["bring", "promote", "write", "follow b", "tidy"]);
     // Nothing of what b had is lost.
     assert!(rows(&trio.c.0).await.unwrap().len() >= rows(&trio.b.0).await.unwrap().len());
+    replicates(&trio.c.0, &[&trio.b.0], -1).await;
+}
+
+/// Nodes on other hosts: what they have is read, and what they are told is said, by SQL.
+#[tokio::test]
+async fn nodes_on_other_hosts_are_promoted_and_follow_by_sql_alone() {
+    let trio = Trio::new().await;
+    trio.configure_disks(&[], "fence_required = no");
+    cut(&trio.c.0).await;
+    let load = Load::start(trio.a(), 0).await;
+    load.until(200).await;
+    trio.a().kill().unwrap();
+    load.end().await;
+    let plan = trio.asked(&["--dry-run"]);
+    assert_eq!(plan["outlook"]["plan"]["new_primary"], "b", "{plan}");
+    let report = trio.asked(&["--yes", "--to", "c"]);
+    assert_eq!(steps(&report), ["bring", "promote", "write", "follow b", "tidy"]);
+    let (b, c) = (rows(&trio.b.0).await.unwrap(), rows(&trio.c.0).await.unwrap());
+    assert!(
+        b.len() > 100 && c.is_superset(&b),
+        "{} on b, {} on c",
+        b.len(),
+        c.len()
+    );
     replicates(&trio.c.0, &[&trio.b.0], -1).await;
 }
 

@@ -56,6 +56,11 @@ impl Trio {
 
     /// `a_disk`: the primary's data directory is on "this host". `extra` goes into section `[promote]`.
     pub fn configure(&self, a_disk: bool, extra: &str) {
+        self.configure_disks(if a_disk { &["a", "b", "c"] } else { &["b", "c"] }, extra);
+    }
+
+    /// The data directories of these nodes are on "this host"; the others are reached by SQL only.
+    pub fn configure_disks(&self, here: &[&str], extra: &str) {
         let mut text = format!(
             "master_db = {}\nmaster_data = {}\n\n[promote]\nnodes = a, b, c\n{extra}\n",
             self.a().dsn("postgres"),
@@ -63,7 +68,7 @@ impl Trio {
         );
         for (name, server) in [("a", self.a()), ("b", &self.b.0), ("c", &self.c.0)] {
             text.push_str(&format!("\n[node {name}]\ndb = {}\n", server.dsn("postgres")));
-            if name != "a" || a_disk {
+            if here.contains(&name) {
                 text.push_str(&format!("data = {}\n", server.data_dir().display()));
             }
         }

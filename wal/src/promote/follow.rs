@@ -1,9 +1,12 @@
 //! Other nodes behind the new primary: told of it, rewound where their WAL has left its history, started as standbys.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
 
 use super::hook::Hook;
 use super::node::{Answer, Node, conninfo_of, major_of};
@@ -78,6 +81,7 @@ pub(super) async fn follow(
     leader: &Leader,
     node: &NodeSettings,
 ) -> Result<String, PromoteError> {
+    let kept = kept_place(settings, node);
     let silence = match Node::reach(node, settings.answer_timeout).await {
         Ok(live) => {
             let answer = live.ask().await?;
@@ -85,7 +89,10 @@ pub(super) async fn follow(
                 return Err(trouble(node, "it is a primary itself: stop it first"));
             }
             if shares(leader, &live, &answer).await? {
-                return direct(settings, leader, &live).await;
+                let done = direct(settings, leader, &live).await?;
+                // Of an earlier call that was killed when it had started the node.
+                remove_kept(&kept)?;
+                return Ok(done);
             }
             drop(live);
             needs_disk(node)?;
@@ -108,7 +115,6 @@ pub(super) async fn follow(
             &format!("its postmaster (process {pid}) lives: {why}"),
         ));
     }
-    let kept = kept_place(settings, node);
     let rewound = match kept.join(KEPT).exists() || diverged(leader, dir).await? {
         true => {
             rewind(leader, node, dir, &kept).await?;
@@ -200,7 +206,17 @@ fn needs_disk(node: &NodeSettings) -> Result<(), PromoteError> {
 /// The stopped server has WAL that is not the leader's.
 async fn diverged(leader: &Leader, dir: &Path) -> Result<bool, PromoteError> {
     let dead = DeadServer::inspect(dir.to_owned(), false).await?;
-    Ok(!leader.path.shares(&dead.path, dead.end_lsn()) || dead.is_damaged())
+    let damaged = dead.is_damaged() && !is_on_its_timeline(leader, dir)?;
+    Ok(!leader.path.shares(&dead.path, dead.end_lsn()) || damaged)
+}
+
+/// `pg_rewind` has done its work, or has none to do: it writes the source's timeline into the control file as its last
+/// step. Called again it would first recover the server as a primary, whose checkpoint is WAL that the leader does not
+/// have, and then see two clusters on the same timeline.
+fn is_on_its_timeline(leader: &Leader, dir: &Path) -> Result<bool, PromoteError> {
+    let control = ship::control(dir)?;
+    let recovered = control.min_recovery.map(|(_, timeline)| timeline);
+    Ok(Some(control.checkpoint.timeline).max(recovered) == Some(leader.timeline))
 }
 
 /// `pg_rewind` replaces configuration files by the source's; the node's own are kept beside the journal until it runs.
@@ -214,26 +230,45 @@ async fn rewind(leader: &Leader, node: &NodeSettings, dir: &Path, kept: &Path) -
         keep_wal(leader, dir, kept)?;
         durable::replace(&kept.join(KEPT), b"")?;
     }
-    // It cannot recover a server that crashed while it would be a standby.
-    durable::remove(&dir.join("standby.signal"))?;
-    // The new timeline is in the source's control file only from its next checkpoint on.
-    leader.node.checkpoint().await?;
-    let db = &leader.node.settings.db;
-    let source = db.without_password().to_libpq();
-    let password = db.hosts().first().and_then(|host| db.password_for(host));
-    let environment: Vec<(&str, String)> = password.map(|word| ("PGPASSWORD", word)).into_iter().collect();
-    let program = bin_dir(leader, node)?.join("pg_rewind");
-    let target = dir.display().to_string();
-    let arguments = ["--target-pgdata", &target, "--source-server", &source];
-    let rewind = Hook::new(&program, &arguments);
-    // Its time is that of the data.
-    rewind.run(&environment, Duration::from_secs(24 * 3600)).await?;
+    let alone = alone(node, kept)?;
+    if !is_on_its_timeline(leader, dir)? {
+        // It cannot recover a server that crashed while it would be a standby.
+        durable::remove(&dir.join("standby.signal"))?;
+        // The new timeline is in the source's control file only from its next checkpoint on.
+        leader.node.checkpoint().await?;
+        let db = &leader.node.settings.db;
+        let source = db.without_password().to_libpq();
+        let password = db.hosts().first().and_then(|host| db.password_for(host));
+        let environment: Vec<(&str, String)> =
+            password.map(|word| ("PGPASSWORD", word)).into_iter().collect();
+        let program = bin_dir(leader, node)?.join("pg_rewind");
+        let target = dir.display().to_string();
+        let arguments = ["--target-pgdata", &target, "--source-server", &source];
+        let rewind = Hook::new(&program, &arguments);
+        // Its time is that of the data.
+        let limit = Duration::from_secs(24 * 3600);
+        rewind.run_with(alone.into(), &environment, limit).await?;
+    }
     fail::fail_point!("promote::rewound");
     for name in configuration(kept)? {
         let text = std::fs::read(kept.join(&name)).to("read", &kept.join(&name))?;
         durable::replace(&dir.join(&name), &text)?;
     }
     put_back_wal(dir, kept)
+}
+
+/// A lock that `pg_rewind` inherits: it goes on when this program is killed, and no other may run meanwhile.
+fn alone(node: &NodeSettings, kept: &Path) -> Result<File, PromoteError> {
+    let path = kept.join("lock");
+    let file = File::create(&path).to("create", &path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(trouble(
+            node,
+            "the pg_rewind of an earlier call still runs: wait for its end, then make this call again",
+        )),
+        Err(errno) => Err(io::Error::from(errno)).to("lock", &path).map_err(Into::into),
+    }
 }
 
 /// Before 17 `pg_rewind` removes what the source does not have any more, and with it WAL from the last common checkpoint

@@ -72,6 +72,16 @@ impl Hook {
 
     /// Runs it to its end. Its group is killed when the time is over.
     pub async fn run(&self, environment: &[(&str, String)], limit: Duration) -> Result<(), HookError> {
+        self.run_with(Stdio::null(), environment, limit).await
+    }
+
+    /// Like [`Hook::run`]. What locks `input` has last until the program has ended, even if this one is killed.
+    pub async fn run_with(
+        &self,
+        input: Stdio,
+        environment: &[(&str, String)],
+        limit: Duration,
+    ) -> Result<(), HookError> {
         let [program, arguments @ ..] = self.words.as_slice() else {
             return Ok(());
         };
@@ -89,7 +99,7 @@ impl Hook {
         let mut child = Command::new(&program)
             .args(arguments)
             .envs(environment.iter().map(|(name, value)| (*name, value)))
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(streams().map_err(start)?)
             .stderr(streams().map_err(start)?)
             .process_group(0)
