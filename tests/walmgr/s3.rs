@@ -244,3 +244,47 @@ async fn a_bucket_that_was_away_catches_up_while_the_daemon_runs() {
         assert!(std::fs::read(in_bucket(name)).unwrap() == directory, "{name}");
     }
 }
+
+/// Killed when the bucket has an object and nobody was told, and between two objects that it is given later.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_puts_and_copies_are_made_good_by_the_next_call() {
+    let s3 = S3Server::start().await.unwrap();
+    let proxy = Proxy::to_port(s3.port()).await.unwrap();
+    let stage = Stage::new().await;
+    let stores = format!("{}, {}", stage.store().display(), url());
+    configure(&stage, proxy.port(), &stores, "stores_needed = 1\n");
+    stage.walmgr(&["create-store"]).with(0, &[]);
+    let in_bucket = |name: &str| {
+        let object = layout::object_of(name.parse().unwrap());
+        s3.bucket().join(PREFIX).join(object.as_str())
+    };
+    let first = stage.segment(10).await;
+    let first_path = format!("pg_wal/{first}");
+    stage
+        .killed_at("s3::put", &["archive", &first_path, &first])
+        .await;
+    assert!(in_bucket(&first).exists());
+    stage.archive_file(&first).with(0, &[]);
+
+    proxy.cut();
+    let mut names = Vec::new();
+    for rows in [10, 20, 30] {
+        let name = stage.segment(rows).await;
+        stage.archive_file(&name).with(0, &[]);
+        names.push(name);
+    }
+    proxy.heal();
+    let last = stage.segment(40).await;
+    let last_path = format!("pg_wal/{last}");
+    stage
+        .killed_at("catch_up::copied", &["archive", &last_path, &last])
+        .await;
+    assert!(in_bucket(&names[0]).exists() && !in_bucket(&names[2]).exists());
+    stage.archive_file(&last).with(0, &[]);
+    names.push(last);
+    for name in &names {
+        let directory = std::fs::read(stage.stored(name)).unwrap();
+        assert!(std::fs::read(in_bucket(name)).unwrap() == directory, "{name}");
+    }
+}

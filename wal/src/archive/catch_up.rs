@@ -106,10 +106,12 @@ pub(crate) async fn copy(
         let checked = tokio::task::spawn_blocking(move || crate::pack::unpack(&checking).map(drop));
         let what = match checked.await {
             Ok(Ok(())) => {
-                return match store.put(object, Content::new(packed)).await? {
-                    Put::Stored => Ok(Copied::Now),
-                    Put::Exists => Ok(Copied::WasThere),
-                };
+                let put = store.put(object, Content::new(packed)).await?;
+                fail::fail_point!("catch_up::copied");
+                return Ok(match put {
+                    Put::Stored => Copied::Now,
+                    Put::Exists => Copied::WasThere,
+                });
             }
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),

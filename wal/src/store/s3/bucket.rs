@@ -169,7 +169,10 @@ impl Bucket {
 
     pub async fn put_new(&self, path: &Path, bytes: &Bytes, action: &'static str) -> Result<Put, StoreError> {
         match self.write(path, bytes, action).await? {
-            Written::New(tag) => self.confirm(path, bytes, tag, action).await,
+            Written::New(tag) => {
+                fail::fail_point!("s3::put");
+                self.confirm(path, bytes, tag, action).await
+            }
             Written::Exists => Ok(Put::Exists),
         }
     }

@@ -1,0 +1,101 @@
+//! Bits that flip, in the store and in the cluster.
+
+use super::*;
+
+#[tokio::test]
+async fn a_flipped_bit_is_named_and_never_served() {
+    let stage = stage(Options::default()).await;
+    let label = backup(&stage);
+    flush(&stage).await;
+    let piece = stage.store().join(format!("backup/{label}/data/00000000.zst"));
+    let sound = fs::read(&piece).unwrap();
+    for at in [3, sound.len() / 2, sound.len() - 2] {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 0x20;
+        fs::write(&piece, damaged).unwrap();
+        let said = stage.walmgr(&["verify"]).with(3, &[]);
+        assert!(
+            said.out.contains("data/00000000.zst") && said.out.contains("frame"),
+            "{said:?}"
+        );
+        let name = format!("restored{at}");
+        restore(&stage, "latest", &name, &[]).with(1, &["data/00000000.zst", "is damaged"]);
+        assert!(
+            !stage.path(&name).join("data/global/pg_control").exists(),
+            "no server starts on it"
+        );
+    }
+    fs::write(&piece, &sound).unwrap();
+    stage.walmgr(&["verify"]).with(0, &[]);
+    // What was found sound is left out, and is not taken for sound for ever.
+    fs::write(&piece, "rubbish").unwrap();
+    let said = stage.walmgr(&["verify", "--unless-within", "1h"]).with(0, &[]);
+    assert!(said.out.contains("left out"), "{said:?}");
+    stage.walmgr(&["verify"]).with(3, &[]);
+
+    // A second store has a sound copy.
+    let copied = stage
+        .server
+        .command("/bin/cp")
+        .arg("-a")
+        .args([stage.store(), stage.path("second")])
+        .output();
+    assert!(copied.unwrap().status.success());
+    let second = stage.path("second");
+    fs::write(second.join(format!("backup/{label}/data/00000000.zst")), &sound).unwrap();
+    let both = format!("stores = {}, {}", stage.store().display(), second.display());
+    configure(&stage, &both);
+    restore(&stage, "latest", "both", &[]).with(0, &[]);
+    let restored = stage.recovered("both").await;
+    assert_eq!(content(&restored.0).await, content(&stage.server).await);
+
+    // The manifest.
+    configure(&stage, "");
+    fs::write(&piece, &sound).unwrap();
+    let manifest = stage.store().join(format!("backup/{label}/manifest"));
+    let mut bytes = fs::read(&manifest).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&manifest, bytes).unwrap();
+    stage
+        .walmgr(&["listbackups"])
+        .with(3, &["manifest", "is damaged"]);
+    stage.walmgr(&["verify"]).with(3, &[]);
+}
+
+#[tokio::test]
+async fn a_damaged_page_ends_the_backup_or_is_noted() {
+    let options = Options {
+        initdb_args: vec!["--data-checksums".into()],
+        ..Options::default()
+    };
+    let stage = stage(options).await;
+    let client = stage.client().await;
+    client.batch_execute("checkpoint").await.unwrap();
+    let row = client
+        .query_one("select pg_relation_filepath('t')", &[])
+        .await
+        .unwrap();
+    let path: String = row.get(0);
+    let file = stage.server.data_dir().join(&path);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[2 * 8192 + 5000] ^= 1;
+    fs::write(&file, bytes).unwrap();
+
+    let said = stage.walmgr(&["backup"]);
+    said.with(
+        1,
+        &[
+            "1 pages have a wrong checksum",
+            "block 2",
+            &path,
+            "--accept-damage",
+        ],
+    );
+    assert!(labels(&stage).is_empty());
+    stage
+        .walmgr(&["backup", "--accept-damage"])
+        .with(0, &["wrong checksum were copied"]);
+    let said = stage.walmgr(&["listbackups", "--json"]).with(0, &[]);
+    let rows: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(rows[0]["damaged_pages"], 1);
+}

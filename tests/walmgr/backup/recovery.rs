@@ -1,0 +1,176 @@
+//! Where recovery ends, and what a restore does and does not touch.
+
+use super::*;
+
+#[tokio::test]
+async fn recovery_ends_where_it_was_asked_to() {
+    let stage = stage(Options::default()).await;
+    backup(&stage);
+    let client = stage.client().await;
+    let rows = "select count(*) from mark";
+    client
+        .batch_execute("create table mark (n int); insert into mark values (1)")
+        .await
+        .unwrap();
+    client
+        .batch_execute("select pg_create_restore_point('after one')")
+        .await
+        .unwrap();
+    let text = async |sql: &str| -> String { client.query_one(sql, &[]).await.unwrap().get(0) };
+    client.batch_execute("insert into mark values (2)").await.unwrap();
+    let lsn = text("select pg_current_wal_insert_lsn()::text").await;
+    client.batch_execute("insert into mark values (3)").await.unwrap();
+    // A transaction of a later moment than this one: the clock has to have moved on.
+    let time = text("select clock_timestamp()::text").await;
+    wait::until("the clock", PATIENCE, async || {
+        let moved = "select clock_timestamp() > $1::text::timestamptz + interval '5 ms'";
+        let moved: bool = client.query_one(moved, &[&time]).await?.get(0);
+        Ok(moved.then_some(()))
+    })
+    .await
+    .unwrap();
+    let xid = text("insert into mark values (4) returning pg_current_xact_id()::text").await;
+    client.batch_execute("delete from mark").await.unwrap();
+    flush(&stage).await;
+
+    for (number, (target, wanted)) in [
+        (["--name", "after one"], 1),
+        (["--lsn", &lsn], 2),
+        (["--time", &time], 3),
+        (["--before-xid", &xid], 3),
+        (["--xid", &xid], 4),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("restored{number}");
+        restore(&stage, "latest", &name, &target).with(0, &[]);
+        let restored = stage.recovered(&name).await;
+        assert_eq!(count(&restored.0, rows).await, wanted, "{target:?}");
+    }
+    restore(&stage, "latest", "bare", &["--immediate"]).with(0, &[]);
+    let bare = stage.recovered("bare").await;
+    assert_eq!(
+        count(&bare.0, "select count(*) from pg_class where relname = 'mark'").await,
+        0
+    );
+
+    // What the WAL does not reach is refused before anything is copied.
+    for target in [
+        ["--lsn", "FF/0"],
+        ["--time", "2999-01-01 00:00:00Z"],
+        ["--xid", "4000000000"],
+        ["--name", "nobody"],
+    ] {
+        let said = restore(&stage, "latest", "never", &target);
+        said.with(
+            1,
+            &["cannot be reached", "the WAL in the stores goes from", "HINT"],
+        );
+    }
+    assert!(!stage.path("never/data").exists());
+    let said = restore(&stage, "latest", "never", &["--lsn", "0/1000028"]);
+    said.with(1, &["no backup was finished before"]);
+}
+
+#[tokio::test]
+async fn the_plan_names_gaps_before_anything_is_copied() {
+    let stage = stage(Options::default()).await;
+    let label = backup(&stage);
+    let gone = stage.segment(10).await;
+    flush(&stage).await;
+    let plan = restore(&stage, "latest", "plan", &["--dry-run", "--json"]).with(0, &[]);
+    let plan: serde_json::Value = serde_json::from_str(&plan.out).unwrap();
+    assert_eq!(plan["backup"], label.as_str());
+    assert!(
+        plan["last_commit_time"].is_string() && plan["missing"].is_null(),
+        "{plan}"
+    );
+    assert!(!stage.path("plan/data").exists());
+
+    fs::remove_file(stage.stored(&gone)).unwrap();
+    restore(&stage, "latest", "plan", &["--dry-run"]).with(0, &[&gone, "is missing"]);
+    let said = restore(&stage, "latest", "plan", &["--lsn", "0/FF000000"]);
+    said.with(1, &["cannot be reached", &gone]);
+
+    // The WAL of the backup itself.
+    let backup = stage.walmgr(&["listbackups", "--json"]).out;
+    let backup: serde_json::Value = serde_json::from_str(&backup).unwrap();
+    let start: skytide_sql::Lsn = backup[0]["start_lsn"].as_str().unwrap().parse().unwrap();
+    let needed = format!("00000001{:016X}", start.as_u64() >> 24);
+    fs::remove_file(stage.stored(&needed)).unwrap();
+    restore(&stage, "latest", "plan", &[]).with(1, &["WAL is missing", &needed]);
+    let said = stage.walmgr(&["verify"]).with(3, &[]);
+    assert!(said.out.contains(&needed), "{said:?}");
+}
+
+#[tokio::test]
+async fn what_is_there_already_stays_and_what_is_not_ours_is_refused() {
+    let stage = stage(Options::default()).await;
+    backup(&stage);
+    flush(&stage).await;
+    restore(&stage, "latest", "restored", &[]).with(0, &[]);
+    restore(&stage, "latest", "restored", &[]).with(1, &["is not empty", "--delta"]);
+    let data = stage.path("restored/data");
+    let restored = stage.recovered("restored").await;
+    restore(&stage, "latest", "restored", &["--delta"]).with(1, &["a server that runs"]);
+    let client = restored.0.connect("postgres").await.unwrap();
+    client
+        .batch_execute("create table extra as select 1 n; delete from t where id % 2 = 0")
+        .await
+        .unwrap();
+    restored.0.stop(StopMode::Fast).await.unwrap();
+    drop(restored);
+
+    let said = restore(&stage, "latest", "restored", &["--delta", "--json"]).with(0, &[]);
+    let said: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let number = |name: &str| said["done"][name].as_u64().unwrap();
+    assert!(number("kept_files") > 500, "{said}");
+    assert!(number("removed_files") > 0 && number("read_bytes") > 0, "{said}");
+    let again = stage.recovered("restored").await;
+    assert_eq!(content(&again.0).await, content(&stage.server).await);
+    drop(again);
+
+    // Somebody else's directory, and another cluster's.
+    fs::create_dir(stage.path("letters")).unwrap();
+    fs::write(stage.path("letters/dear"), "x").unwrap();
+    let letters = stage.path("letters");
+    let words = ["restore", "latest", letters.to_str().unwrap(), "--delta"];
+    stage.walmgr(&words).with(1, &["not empty and no data directory"]);
+    let stranger = Options {
+        own_identity: true,
+        ..Options::default()
+    };
+    let stranger = Server::start(stranger).await.unwrap();
+    stranger.stop(StopMode::Fast).await.unwrap();
+    let theirs = stranger.data_dir().to_str().unwrap().to_owned();
+    stage
+        .walmgr(&["restore", "latest", &theirs, "--delta"])
+        .with(1, &["belongs to the cluster"]);
+    assert!(stranger.data_dir().join("global/pg_control").exists());
+    assert!(data.join("global/pg_control").exists());
+}
+
+#[tokio::test]
+async fn a_standby_replays_on() {
+    let stage = stage(Options::default()).await;
+    backup(&stage);
+    flush(&stage).await;
+    restore(&stage, "latest", "standby", &["--standby"]).with(0, &[]);
+    let options = Options {
+        dir: skytide_fixtures::server::Where::Persistent(stage.path("standby")),
+        port: Some(skytide_fixtures::server::free_port().unwrap()),
+        ..Options::default()
+    };
+    let standby =
+        crate::walmgr::stage::Restored(Server::start(options.with("archive_mode", "off")).await.unwrap());
+    assert!(stage.path("standby/data/standby.signal").exists());
+    stage.run("insert into t (v) values ('later')").await;
+    flush(&stage).await;
+    let wanted = content(&stage.server).await;
+    wait::until_eq("the standby's rows", wanted, PATIENCE, async || {
+        Ok(content(&standby.0).await)
+    })
+    .await
+    .unwrap();
+}
