@@ -27,7 +27,7 @@ USER postgres
 WORKDIR /var/lib/skytide
 
 FROM base AS prebuilt
-COPY dist/skytide /usr/local/bin/skytide
+COPY dist/skytide dist/s3-store /usr/local/bin/
 ENTRYPOINT ["skytide"]
 
 FROM prebuilt AS server-prebuilt
@@ -44,10 +44,11 @@ USER postgres
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked -p skytide && strip -o /skytide target/release/skytide
+RUN cargo build --release --locked -p skytide -p skytide-fixtures --features skytide-fixtures/s3 \
+ && mkdir /program && strip target/release/skytide target/release/s3-store && cp target/release/skytide target/release/s3-store /program
 
 FROM base AS runtime
-COPY --from=build /skytide /usr/local/bin/skytide
+COPY --from=build /program /usr/local/bin/
 ENTRYPOINT ["skytide"]
 
 FROM postgres:${PG_MAJOR}-bookworm AS server
@@ -55,7 +56,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates openssl \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=runtime /usr/local/lib/skytide /usr/local/lib/skytide
-COPY --from=build /skytide /usr/local/bin/skytide
+COPY --from=build /program/skytide /usr/local/bin/skytide
 RUN ln -s ../lib/skytide/bed/bed-host /usr/local/bin/bed-host \
  && for host in authority provider standby branch leaf ticker worker worker-branch walmgr receive store client queue; do \
       install -d -o postgres -g postgres -m 700 /secrets/$host; \

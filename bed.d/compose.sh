@@ -115,18 +115,21 @@ build() { # target tag [major]
 
 # The program, without what only a debugger needs.
 program() {
-    local bin=${SKYTIDE_BIN:-}
+    local program bin=${SKYTIDE_BIN:-}
     mkdir -p dist
     if [ -z "$bin" ]; then
         need_rust
         say "Building skytide (a few minutes the first time)"
-        cargo build --release --quiet -p skytide
+        build_programs
         bin=${CARGO_TARGET_DIR:-target}/release/skytide
     fi
-    strip -o dist/skytide.new "$bin"
-    # The same bytes are the same layer.
-    cmp -s dist/skytide.new dist/skytide || mv dist/skytide.new dist/skytide
-    rm -f dist/skytide.new
+    has_programs "$bin"
+    for program in skytide s3-store; do
+        strip -o "dist/$program.new" "$(dirname "$bin")/$program"
+        # The same bytes are the same layer.
+        cmp -s "dist/$program.new" "dist/$program" || mv "dist/$program.new" "dist/$program"
+        rm -f "dist/$program.new"
+    done
 }
 
 # The host's own Debian, so that its program runs there; from a registry, or made of the system's packages.

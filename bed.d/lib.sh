@@ -43,6 +43,16 @@ sql() { # HOST SQL
 sql_true() { [ "$(sql "$1" "$2")" = t ]; }
 is() { [ "$(sql "$1" "$2")" = "$3" ]; } # HOST SQL VALUE
 
+# skytide, and object storage beside it.
+build_programs() {
+    cargo build --release --quiet -p skytide -p skytide-fixtures --features skytide-fixtures/s3
+}
+has_programs() { # PROGRAM
+    [ -x "$1" ] || refuse "there is no $1"
+    [ -x "$(dirname "$1")/s3-store" ] || refuse "there is no s3-store beside $1" \
+        "cargo build -p skytide-fixtures --features s3 --bin s3-store"
+}
+
 # --- load -----------------------------------------------------------------------------------------------------------
 
 load_start() { # [clients] [hosts]

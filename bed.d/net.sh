@@ -8,7 +8,7 @@
 declare -A address=([provider]=11 [standby]=12 [branch]=13 [leaf]=14 [ticker]=21 [worker]=22 [worker-branch]=23
     [walmgr]=31 [receive]=32 [store]=33 [client]=41)
 declare -A command=([provider]=server [standby]=standby [branch]=server [leaf]=server [ticker]=ticker [worker]=worker
-    [worker-branch]=worker [walmgr]=archive [receive]=receive [client]=client)
+    [worker-branch]=worker [walmgr]=archive [receive]=receive [store]=store [client]=client)
 declare -A settings=([provider]="BED_NODE=root" [leaf]="BED_NODE=leaf" [branch]="BED_NODE=branch"
     [standby]="BED_UPSTREAM=provider" [worker]="BED_NODE=leaf" [worker-branch]="BED_NODE=branch")
 declare -A major=() bins=() main_pid=()
@@ -40,9 +40,10 @@ world_ready() {
     need_postgres
     if [ -z "${SKYTIDE_BIN:-}" ]; then
         need_rust
-        cargo build --release --quiet -p skytide
+        build_programs
         export SKYTIDE_BIN=${CARGO_TARGET_DIR:-target}/release/skytide
     fi
+    has_programs "$SKYTIDE_BIN"
 }
 
 # Each drill in namespaces of its own, where everything ends with it.
@@ -72,8 +73,10 @@ world_for_drill() {
     install -d -o postgres -g postgres "$bed"/{etc,data}
     mkdir -p "$bed"/{log,bin}
     # The servers' user may not be allowed to enter the directory of this repository.
-    touch "$bed/bin/skytide"
-    mount --bind "$(readlink -f "$SKYTIDE_BIN")" "$bed/bin/skytide"
+    for program in skytide s3-store; do
+        touch "$bed/bin/$program"
+        mount --bind "$(dirname "$(readlink -f "$SKYTIDE_BIN")")/$program" "$bed/bin/$program"
+    done
     cp -r "$here/bed.d/host" "$bed/host"
     chmod -R a+rX "$bed/host"
     ln -s ../host/bed-host "$bed/bin/bed-host"
@@ -93,7 +96,7 @@ world_after_drill() {
 world_down() {
     local host
     for host in "${!main_pid[@]}"; do kill_host "$host" 2>/dev/null || true; done
-    umount "$bed"/data/* "$bed/bin/skytide" 2>/dev/null || true
+    umount "$bed"/data/* "$bed"/bin/{skytide,s3-store} 2>/dev/null || true
 }
 
 # world_up HOST...: makes the network, then starts all of them; each waits for what it needs.

@@ -1,19 +1,18 @@
-# The WAL store is away under load; it gets what it missed, and a server restored from it has every acknowledged commit.
+# Object storage is away under load, and the other store is not; it gets what it missed, and a server restored from it has every acknowledged commit.
 # shellcheck shell=bash
-hosts="provider client walmgr receive"
+hosts="provider client walmgr store receive"
 profiles=walmgr
 stores_have() { # LSN
-    on receive skytide walmgr wal.ini status --json | grep -q . &&
-        [ "$(sql provider "select '$(store_safe)'::pg_lsn >= '$1'::pg_lsn")" = t ]
+    [ "$(sql provider "select '$(store_safe)'::pg_lsn >= '$1'::pg_lsn")" = t ]
 }
-store_safe() { on receive skytide walmgr wal.ini status | awk '$1 ~ /^peer:|^s3:/ { print $3 }'; }
+store_safe() { on receive skytide walmgr wal.ini status | awk '$1 ~ /^s3:/ { print $3 }'; }
 receiving() { is provider "select count(*) from pg_stat_replication where application_name = 'skytide' and state = 'streaming'" 1; }
 drill() {
     local begun from
     wait_until 120 "the WAL is received" receiving
     step "$(on receive skytide walmgr wal.ini backup 2>/dev/null)"
     load_start
-    isolate walmgr
+    isolate store
     step "store away for $(scaled 600) s"
     from=$(sql provider "select pg_current_wal_lsn()")
     sleep "$(scaled 300)"
@@ -23,16 +22,16 @@ drill() {
     load_goes_on
     measured "WAL written meanwhile, and kept by the provider" \
         "$(sql provider "select pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), '$from'))")"
-    rejoin walmgr
+    rejoin store
     begun=$(now)
     wait_until 180 "the store has what was written meanwhile" stores_have "$(sql provider "select pg_current_wal_lsn()")"
     measured "store has all of it after its return" "$(since "$begun") s"
     load_stop
     wait_until 120 "the store has the last commit" stores_have "$(sql provider "select pg_current_wal_flush_lsn()")"
-    step "$(on receive skytide walmgr wal.ini stores | awk 'NR == 3 { print "store: " $3 " segments, " $6 " missing" }')"
+    step "$(on receive skytide walmgr wal.ini stores | awk '/^s3:/ { print "store: " $3 " segments, " $6 " missing" }')"
     begun=$(now)
     on walmgr rm -rf restored
-    on walmgr skytide walmgr wal.ini restore latest restored >/dev/null 2>&1
+    on walmgr skytide walmgr s3.ini restore latest restored >/dev/null 2>&1
     # shellcheck disable=SC2016 # for that host's shell
     spawn walmgr sh -c 'postgres -D restored -c listen_addresses= -c unix_socket_directories="$BED_DATA"'
     wait_until 180 "the restored server has recovered" sql_true walmgr "select not pg_is_in_recovery()"
