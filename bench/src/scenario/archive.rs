@@ -23,6 +23,8 @@ struct Stage {
     server: Server,
     dir: TempDir,
     program: PathBuf,
+    /// What PostgreSQL runs.
+    client_program: PathBuf,
     segments: Vec<String>,
     bytes: f64,
 }
@@ -126,11 +128,15 @@ impl Stage {
     async fn new(count: usize) -> anyhow::Result<Stage> {
         let dir = tempfile::tempdir()?;
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777))?;
-        let program = dir.path().join("skytide");
         let built = Program::find()?;
-        if std::fs::hard_link(built.path(), &program).is_err() {
-            std::fs::copy(built.path(), &program)?;
-        }
+        let give = |name: &str| -> anyhow::Result<PathBuf> {
+            let (from, to) = (built.path().with_file_name(name), dir.path().join(name));
+            if std::fs::hard_link(&from, &to).is_err() {
+                std::fs::copy(&from, &to)?;
+            }
+            Ok(to)
+        };
+        let (program, client_program) = (give("skytide")?, give("skytide-wal")?);
         let options = Options {
             durability: Durability::Safe,
             ..Options::default()
@@ -170,6 +176,7 @@ impl Stage {
             server,
             dir,
             program,
+            client_program,
             segments,
             bytes,
         })
@@ -206,9 +213,8 @@ impl Stage {
     }
 
     fn call(&self, conf: &Path, name: &str) -> anyhow::Result<f64> {
-        let mut command = self.command(&self.program);
+        let mut command = self.command(&self.client_program);
         command
-            .arg("walmgr")
             .arg(conf)
             .args(["archive", &format!("pg_wal/{name}"), name]);
         let started = Instant::now();

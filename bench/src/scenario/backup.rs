@@ -17,6 +17,7 @@ use crate::rig::DEADLINE;
 /// Rows whose text shrinks to a third or so, as data does.
 const FILL: &str = "insert into big select n, n * 7919::bigint % 1000003, md5(n::text) || ' some words that come again and again ' \
                     || md5((n / 10)::text) from generate_series(1, $1) n";
+const PGBACKREST: &str = "/usr/bin/pgbackrest";
 const BYTES_A_ROW: f64 = 160.0;
 
 struct Place {
@@ -49,7 +50,7 @@ impl Place {
             .with("archive_command", "/bin/false");
         let server = Server::start(options).await?;
         let client = server.connect("postgres").await?;
-        let pgbackrest = std::process::Command::new("pgbackrest")
+        let pgbackrest = std::process::Command::new(PGBACKREST)
             .arg("version")
             .output()
             .is_ok();
@@ -129,7 +130,7 @@ impl Place {
         let conf = format!("--config={}", self.path("pgbackrest.conf").display());
         let mut words = vec![conf.as_str(), "--stanza=bench"];
         words.extend(arguments);
-        self.timed(Path::new("pgbackrest"), &words)
+        self.timed(Path::new(PGBACKREST), &words)
     }
 
     fn remove(&self, name: &str) -> anyhow::Result<()> {
@@ -168,7 +169,7 @@ impl Place {
         if self.pgbackrest {
             let conf = self.path("pgbackrest.conf");
             line.push_str(&format!(
-                " && pgbackrest --config={} --stanza=bench archive-push %p",
+                " && {PGBACKREST} --config={} --stanza=bench archive-push %p",
                 conf.display()
             ));
         }

@@ -49,6 +49,8 @@ pub enum Scenario {
     Cost,
     /// Queues: producing, capture triggers, consuming.
     Queue,
+    /// Consuming from a worker's spool.
+    Events,
     /// The ticker with many queues, and the latency of events.
     Ticker,
     /// Reading WAL, beside pg_waldump.
@@ -62,7 +64,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 14] = [
+    pub const ALL: [Scenario; 15] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -72,6 +74,7 @@ impl Scenario {
         Scenario::Parser,
         Scenario::Cost,
         Scenario::Queue,
+        Scenario::Events,
         Scenario::Ticker,
         Scenario::Wal,
         Scenario::Archive,
@@ -90,6 +93,7 @@ impl Scenario {
             Scenario::Parser => "parser",
             Scenario::Cost => "cost",
             Scenario::Queue => "queue",
+            Scenario::Events => "events",
             Scenario::Ticker => "ticker",
             Scenario::Wal => "wal",
             Scenario::Archive => "archive",
@@ -109,6 +113,7 @@ impl Scenario {
             Scenario::Parser => "Decoding alone",
             Scenario::Cost => "Cost for the provider",
             Scenario::Queue => "Queues beside PgQ's C functions",
+            Scenario::Events => "Events from a worker's spool",
             Scenario::Ticker => "Ticker",
             Scenario::Wal => "Reading WAL",
             Scenario::Archive => "Archiving WAL",
@@ -128,6 +133,7 @@ impl Scenario {
             Scenario::Parser => parser::run(effort),
             Scenario::Cost => Box::pin(cost::run(effort)).await,
             Scenario::Queue => Box::pin(queue::run(effort)).await,
+            Scenario::Events => Box::pin(queue::from_spool(effort)).await,
             Scenario::Ticker => Box::pin(ticker::run(effort)).await,
             Scenario::Wal => Box::pin(wal::run(effort)).await,
             Scenario::Archive => Box::pin(archive::run(effort)).await,

@@ -128,8 +128,11 @@ impl Wal {
         let server = Wal::server().await?;
         let client = server.connect("postgres").await?;
         client
+            .batch_execute("alter system set full_page_writes = off")
+            .await?;
+        client
             .batch_execute(
-                "alter system set full_page_writes = off; select pg_reload_conf(); \
+                "select pg_reload_conf(); \
                  create table t (id bigint primary key, n int, v text) with (fillfactor = 80)",
             )
             .await?;

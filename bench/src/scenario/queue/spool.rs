@@ -34,7 +34,7 @@ pub async fn run(effort: Effort, findings: &mut Findings) -> anyhow::Result<()> 
         ConsumerName::new(CONSUMER)?,
     );
     settings.until = Until::Idle;
-    settings.spool = Some(rig.path("spool").join(QUEUE));
+    settings.spool = Some(rig.path("spool"));
     let mut rates = Vec::new();
     for _ in 0..effort.reps {
         rig.on_provider.execute(register, &[&QUEUE, &CONSUMER]).await?;
