@@ -27,7 +27,7 @@ USER postgres
 WORKDIR /var/lib/skytide
 
 FROM base AS prebuilt
-COPY dist/skytide dist/s3-store /usr/local/bin/
+COPY dist/skytide dist/skytide-walmgr dist/s3-store /usr/local/bin/
 ENTRYPOINT ["skytide"]
 
 FROM prebuilt AS server-prebuilt
@@ -45,7 +45,7 @@ FROM ${RUST_IMAGE} AS build
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked -p skytide -p skytide-fixtures --features skytide-fixtures/s3 \
- && mkdir /program && strip target/release/skytide target/release/s3-store && cp target/release/skytide target/release/s3-store /program
+ && mkdir /program && cd target/release && strip skytide skytide-walmgr s3-store && cp skytide skytide-walmgr s3-store /program
 
 FROM base AS runtime
 COPY --from=build /program /usr/local/bin/
@@ -56,7 +56,7 @@ RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates openssl \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=runtime /usr/local/lib/skytide /usr/local/lib/skytide
-COPY --from=build /program/skytide /usr/local/bin/skytide
+COPY --from=build /program/skytide /program/skytide-walmgr /usr/local/bin/
 RUN ln -s ../lib/skytide/bed/bed-host /usr/local/bin/bed-host \
  && for host in authority provider standby branch leaf ticker worker worker-branch walmgr receive store client queue; do \
       install -d -o postgres -g postgres -m 700 /secrets/$host; \

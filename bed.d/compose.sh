@@ -124,7 +124,7 @@ program() {
         bin=${CARGO_TARGET_DIR:-target}/release/skytide
     fi
     has_programs "$bin"
-    for program in skytide s3-store; do
+    for program in skytide skytide-walmgr s3-store; do
         strip -o "dist/$program.new" "$(dirname "$bin")/$program"
         # The same bytes are the same layer.
         cmp -s "dist/$program.new" "dist/$program" || mv "dist/$program.new" "dist/$program"

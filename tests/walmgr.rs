@@ -207,6 +207,39 @@ async fn a_store_is_one_clusters() {
 }
 
 #[tokio::test]
+async fn the_small_program_says_what_the_whole_one_says() {
+    let stage = Stage::new().await;
+    stage.configure("");
+    stage.small(&["create-store"]).with(0, &["is ready"]);
+    let names = [stage.segment(10).await, stage.segment(10).await];
+    let target = stage.server.data_dir().join("RECOVERYXLOG");
+    let target = target.to_str().unwrap();
+    // First alone, then by the daemon.
+    let mut daemon = None;
+    for name in &names {
+        let path = format!("pg_wal/{name}");
+        stage.small(&["archive", &path, name]).with(0, &[]);
+        stage.small(&["restore-wal", name, target]).with(0, &[]);
+        assert!(fs::read(target).unwrap() == fs::read(stage.server.data_dir().join(&path)).unwrap());
+        stage
+            .small(&["restore-wal", "0000000100000000000000FF", target])
+            .with(1, &[]);
+        stage
+            .small(&["archive", "pg_wal/nothing", "0000000100000000000000FE"])
+            .with(1, &["pg_wal/nothing"]);
+        if daemon.is_none() {
+            daemon = Some(stage.daemon().await);
+        }
+    }
+    daemon.unwrap().ends_politely().await;
+    // Neither there: recovery must not end for it.
+    std::fs::remove_file(stage.path("skytide")).unwrap();
+    stage
+        .small(&["restore-wal", &names[0], target])
+        .with(255, &["skytide cannot be started"]);
+}
+
+#[tokio::test]
 async fn every_store_has_it_or_as_many_as_are_needed() {
     let stage = Stage::new().await;
     let second = stage.path("second");

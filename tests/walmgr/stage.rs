@@ -14,6 +14,7 @@ use tokio_postgres::Client;
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_skytide");
+const SMALL: &str = env!("CARGO_BIN_EXE_skytide-walmgr");
 
 /// What a command said, and how it left.
 #[derive(Debug)]
@@ -127,10 +128,15 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         // The server's user works in it, and it may be another one than ours.
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
-        let program = dir.path().join("skytide");
-        if std::fs::hard_link(PROGRAM, &program).is_err() {
-            std::fs::copy(PROGRAM, &program).unwrap();
-        }
+        let give = |program: &str, name: &str| {
+            let here = dir.path().join(name);
+            if std::fs::hard_link(program, &here).is_err() {
+                std::fs::copy(program, &here).unwrap();
+            }
+            here
+        };
+        let program = give(PROGRAM, "skytide");
+        give(SMALL, "skytide-walmgr");
         let server = Server::start(options).await.unwrap();
         Stage { server, dir, program }
     }
@@ -177,6 +183,15 @@ impl Stage {
         let mut command = self.server.command(self.program.to_str().unwrap());
         command.args(arguments).current_dir(self.server.data_dir());
         command
+    }
+
+    /// By the small program beside it.
+    pub fn small(&self, arguments: &[&str]) -> Said {
+        let program = self.program.with_file_name("skytide-walmgr");
+        let mut command = self.server.command(program.to_str().unwrap());
+        command.arg(self.conf()).args(arguments);
+        command.current_dir(self.server.data_dir());
+        said(&mut command)
     }
 
     /// As an old script calls it: by its old name, options before the configuration.

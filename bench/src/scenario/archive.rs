@@ -136,7 +136,7 @@ impl Stage {
             }
             Ok(to)
         };
-        let (program, client_program) = (give("skytide")?, give("skytide-wal")?);
+        let (program, client_program) = (give("skytide")?, give("skytide-walmgr")?);
         let options = Options {
             durability: Durability::Safe,
             ..Options::default()

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use crate::cli::failure::Failure;
 
 /// Does the same as `skytide walmgr` for a file of WAL, and starts faster.
-const SMALL: &str = "skytide-wal";
+const SMALL: &str = "skytide-walmgr";
 
 /// How much of a failed command's output is shown.
 const SHOWN: u64 = 2000;

@@ -1,4 +1,4 @@
-//! `skytide-wal CONF archive|restore-wal …`: what PostgreSQL may run for each file of WAL, instead of `skytide walmgr CONF …`.
+//! `skytide-walmgr CONF archive|restore-wal …`: what PostgreSQL may run for each file of WAL, instead of `skytide walmgr CONF …`.
 //!
 //! It asks the daemon, as the whole program would, but is so small that it starts in a third of the time. Where no daemon
 //! answers it becomes the whole program, which lies beside it.
