@@ -53,6 +53,9 @@ has_programs() { # PROGRAM
         "cargo build -p skytide-fixtures --features s3 --bin s3-store"
 }
 
+# says HOST PATTERN. In a pipe, who writes on when grep has found it would be killed, and that be a failure.
+says() { grep -q "$2" < <(logs "$1" 2>&1); }
+
 # --- load -----------------------------------------------------------------------------------------------------------
 
 load_start() { # [clients] [hosts]
@@ -152,7 +155,7 @@ promote() { # HOST
 
 # The leaf's worker finds the promoted server. It goes on, or stops and says what it would lack; then the tables are
 # copied again.
-worker_stopped() { logs worker 2>&1 | grep -q "^ERROR: "; }
+worker_stopped() { says worker "^ERROR: "; }
 worker_decided() { worker_stopped || sql_true leaf "select count(*) >= $1 from purchase"; }
 goes_on_with() { # HOST
     local begun wanted

@@ -3,7 +3,7 @@
 hosts="provider ticker leaf worker client"
 fresh=yes
 small="worker" # its disk has 64 MiB
-full() { logs worker 2>&1 | grep -q "no disk space for another spool segment"; }
+full() { says worker "no disk space for another spool segment"; }
 drill() {
     local begun
     followed worker leaf

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod backoff;
+pub mod causes;
 pub mod conn;
 pub mod fault;
 pub mod ident;

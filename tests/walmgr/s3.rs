@@ -9,7 +9,7 @@ use skytide_fixtures::wait;
 use skytide_wal::store::s3::{S3Credentials, S3Settings};
 use skytide_wal::store::{S3Store, layout};
 
-use super::copy::{boundary_of, in_step_of};
+use super::copy::{boundary_of, in_step, in_step_of};
 use super::stage::{PATIENCE, Stage, content};
 
 const PREFIX: &str = "clusters/one";
@@ -243,6 +243,38 @@ async fn a_bucket_that_was_away_catches_up_while_the_daemon_runs() {
         let directory = std::fs::read(stage.stored(name)).unwrap();
         assert!(std::fs::read(in_bucket(name)).unwrap() == directory, "{name}");
     }
+}
+
+/// A store that says nothing, neither yes nor no: with the other one nobody waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_holds_up_no_other() {
+    let s3 = S3Server::start().await.unwrap();
+    let proxy = Proxy::to_port(s3.port()).await.unwrap();
+    let stage = Stage::new().await;
+    let stores = format!("{}, {}", stage.store().display(), url());
+    configure(
+        &stage,
+        proxy.port(),
+        &stores,
+        "stores_needed = 1\ns3_timeout = 10min\n",
+    );
+    stage.walmgr(&["create-store"]).with(0, &[]);
+    stage.segment(10).await;
+    let receiver = stage.copier("receive", &[]);
+    let bucket = store(&s3);
+    in_step_of(&stage.server, &bucket).await;
+    proxy.pause();
+    for id in 0..3 {
+        stage
+            .run(&format!("insert into t (v) values ('while it hangs {id}')"))
+            .await;
+        in_step(&stage.server, &stage.store()).await;
+    }
+    proxy.heal();
+    stage.run("insert into t (v) values ('afterwards')").await;
+    in_step(&stage.server, &stage.store()).await;
+    in_step_of(&stage.server, &bucket).await;
+    receiver.ends_politely().await;
 }
 
 /// Killed when the bucket has an object and nobody was told, and between two objects that it is given later.

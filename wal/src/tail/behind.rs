@@ -7,7 +7,7 @@ use skytide_sql::backoff::Backoff;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::{Member, Safe, Tail, TailError, names_of, safe_at};
+use super::{Append, Member, Safe, Tail, TailError, names_of, safe_at};
 use crate::archive::{Copied, copy, first_difference};
 use crate::store::{Listed, Store, StoreError, layout, partial};
 use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, WalFileName};
@@ -25,6 +25,8 @@ pub(super) struct Behind {
     retry_at: Instant,
     /// Gives it what it lacks, up to and without this segment.
     work: Option<(SegmentNo, JoinHandle<Result<(), TailError>>)>,
+    /// A piece that is still on its way: nothing else may be written before it has arrived or failed.
+    late: Option<Append>,
 }
 
 impl Behind {
@@ -35,11 +37,17 @@ impl Behind {
             backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
             retry_at: Instant::now(),
             work: None,
+            late: None,
         }
     }
 
     pub fn take_trouble(&mut self) -> Option<TailError> {
         self.trouble.take()
+    }
+
+    /// Has it tried again only when this has ended, in whatever way.
+    pub fn wait_for(&mut self, append: Append) {
+        self.late = Some(append);
     }
 
     fn failed(&mut self, error: TailError) {
@@ -52,6 +60,9 @@ impl Drop for Behind {
     fn drop(&mut self) {
         if let Some((_, work)) = &self.work {
             work.abort();
+        }
+        if let Some(late) = &self.late {
+            late.abort();
         }
     }
 }
@@ -198,6 +209,7 @@ impl Tail {
                     Err(_) => {}
                 },
                 Some(running) => behind.work = Some(running),
+                None if behind.late.as_ref().is_some_and(|late| !late.is_finished()) => {}
                 None if Instant::now() >= behind.retry_at => self.refill(place),
                 None => {}
             }

@@ -1,6 +1,7 @@
 //! What keeps WAL from growing in the stores.
 
 use skytide_sql::Lsn;
+pub(crate) use skytide_sql::causes::chain as words;
 use skytide_sql::fault::Fault;
 
 use crate::archive::ArchiveError;
@@ -53,6 +54,8 @@ pub enum TailError {
         timeline: TimelineId,
         lsn: Lsn,
     },
+    #[error("store {location} takes longer than {seconds} s for what another store has")]
+    Slow { location: String, seconds: u64 },
     #[error("work on {0} was given up")]
     GivenUp(SegmentName),
 }
@@ -65,6 +68,7 @@ impl TailError {
             | TailError::Store(_)
             | TailError::Identity(IdentityError::Store(_))
             | TailError::DamagedCopy { .. }
+            | TailError::Slow { .. }
             | TailError::GivenUp(_) => true,
             TailError::Archive(error) => error.is_store_trouble(),
             _ => false,
@@ -79,15 +83,4 @@ impl TailError {
             _ => Fault::Operator,
         }
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -20,9 +20,13 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use skytide_sql::Lsn;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub use error::TailError;
 pub(crate) use error::words;
@@ -39,9 +43,12 @@ use crate::commit::Outcome;
 use crate::decode::{Decoder, Expected, Timelines};
 use crate::store::identity::Identity;
 use crate::store::partial::{self, Boundary};
-use crate::store::{Store, layout};
+use crate::store::{Store, StoreError, layout};
 use crate::walsender::Timestamp;
 use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
+
+/// So long a store may take for a piece that another one has already. Then that one goes on without it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Segments that are packed and put at the same time.
 const MAX_SEALING: usize = 2;
@@ -97,6 +104,9 @@ impl Member {
         matches!(self, Member::Live(_))
     }
 }
+
+/// A piece on its way into a store; in the end the bytes of the store's partial.
+type Append = JoinHandle<Result<u64, StoreError>>;
 
 type Outcomes = Vec<(usize, Result<Kept, ArchiveError>)>;
 
@@ -405,14 +415,14 @@ impl Tail {
             .collect()
     }
 
-    /// Appends to the partials of all live stores at once.
+    /// Appends to the partials of all live stores at once. When one of them has the piece, the others have [`PATIENCE`].
     async fn append(&mut self, segment: &mut Growing) {
         let name = layout::partial_of(segment.name);
         let mut appends = Vec::new();
         let mut ready = None;
         for place in self.live() {
             let cursor = segment.cursor(place);
-            let (Some(store), sent) = (self.settings.stores.get(place), cursor.sent) else {
+            let (Some(store), sent) = (self.settings.stores.get(place).cloned(), cursor.sent) else {
                 continue;
             };
             // Nearly always all of them lack the same.
@@ -423,17 +433,17 @@ impl Tail {
             if let Ok(Some(piece)) = &piece {
                 ready = Some((sent, piece.clone()));
             }
-            let name = &name;
-            appends.push(async move {
-                let appended = match piece {
-                    Ok(Some(piece)) => store.append(name, cursor.at, piece).await,
+            let name = name.clone();
+            let append = tokio::spawn(async move {
+                match piece {
+                    Ok(Some(piece)) => store.append(&name, cursor.at, piece).await,
                     Ok(None) => Ok(cursor.at),
                     Err(error) => Err(error),
-                };
-                (place, appended)
+                }
             });
+            appends.push((place, append));
         }
-        let appended = futures_util::future::join_all(appends).await;
+        let appended = ended_in_time(&mut appends).await;
         fail::fail_point!("tail::appended");
         let safe = safe_at(segment);
         for (place, result) in appended {
@@ -444,6 +454,17 @@ impl Tail {
                     self.now_safe(place, safe);
                 }
                 Err(error) => self.leave_behind(place, error.into()),
+            }
+        }
+        for (place, append) in appends {
+            let store = self.settings.stores.get(place);
+            let error = TailError::Slow {
+                location: store.map_or_else(String::new, |store| store.location().to_owned()),
+                seconds: PATIENCE.as_secs(),
+            };
+            self.leave_behind(place, error);
+            if let Some(Member::Behind(_, behind)) = self.members.get_mut(place) {
+                behind.wait_for(append);
             }
         }
     }
@@ -523,6 +544,46 @@ impl Tail {
         let trouble = trouble.unwrap_or(TailError::GivenUp(self.current.name));
         Err(TailError::NoStore(Box::new(trouble)))
     }
+}
+
+/// What came of the appends that ended; those that are left in `appends` have taken too long.
+async fn ended_in_time(appends: &mut Vec<(usize, Append)>) -> Vec<(usize, Result<u64, StoreError>)> {
+    let mut ended = Vec::new();
+    let mut deadline = None;
+    let mut waits: FuturesUnordered<_> = appends
+        .iter_mut()
+        .map(|(place, append)| async { (*place, append.await) })
+        .collect();
+    loop {
+        let patience = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let (place, joined) = tokio::select! {
+            biased;
+            next = waits.next() => match next {
+                Some(next) => next,
+                None => break,
+            },
+            () = patience => break,
+        };
+        match joined {
+            Ok(result) => {
+                if result.is_ok() {
+                    deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
+                }
+                ended.push((place, result));
+            }
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Nobody aborts them.
+            Err(_) => {}
+        }
+    }
+    drop(waits);
+    appends.retain(|(place, _)| !ended.iter().any(|(ended, _)| ended == place));
+    ended
 }
 
 /// What a store has that has all of the segment's bytes.

@@ -85,13 +85,19 @@ pub async fn run(settings: &WalmgrSettings, args: &StatusArgs, context: &Context
             row.timeline
                 .map(|timeline| timeline.to_string())
                 .unwrap_or_default(),
-            row.error.clone().unwrap_or(text(&row.safe_lsn)),
+            match row.error {
+                Some(_) => "unknown".to_owned(),
+                None => text(&row.safe_lsn),
+            },
             text(&row.last_commit),
             text(&row.server_lsn),
             number(&row.window_bytes),
             ms,
         ]
     })?;
+    for error in rows.iter().filter_map(|row| row.error.as_ref()) {
+        context.output.warn(error);
+    }
     match rows.iter().any(|row| row.error.is_some()) {
         true => Ok(Outcome::Code(1)),
         false => Ok(Outcome::Done),
