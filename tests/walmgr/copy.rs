@@ -69,7 +69,10 @@ pub async fn wal_in(store: &Path, timeline: u32) -> BTreeMap<u64, Vec<u8>> {
     let mut found = BTreeMap::new();
     for listed in store.partials(&layout::partials(timeline)).await.unwrap() {
         let segment = layout::segment_of(&listed.name).unwrap();
-        let read = partial::read(&store, segment, size()).await.unwrap().unwrap();
+        // A segment that has become whole since is found below.
+        let Some(read) = partial::read(&store, segment, size()).await.unwrap() else {
+            continue;
+        };
         found.insert(segment.number(size()).unwrap().as_u64(), read.wal);
     }
     for listed in store.list(&layout::timeline(timeline)).await.unwrap() {

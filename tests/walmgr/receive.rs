@@ -293,10 +293,12 @@ mod crash {
         in_step(&stage.server, &stage.store()).await;
         let compared = same(&wal_in(&stage.store(), 1).await, 1, &stage.server);
         assert!(compared >= 2 * STEPS.len(), "{compared}");
-        let partials = fs::read_dir(stage.store().join("partial/00000001"))
-            .unwrap()
-            .count();
-        assert!(partials <= 1, "whole segments have no partials");
+        let partials = stage.store().join("partial/00000001");
+        wait::until("whole segments without partials", PATIENCE, async || {
+            Ok((fs::read_dir(&partials)?.count() <= 1).then_some(()))
+        })
+        .await
+        .unwrap();
         receiver.ends_politely().await;
     }
 }

@@ -7,7 +7,7 @@ use skytide_fixtures::proxy::Proxy;
 use skytide_fixtures::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use skytide_fixtures::wait;
 use skytide_wal::store::s3::{S3Credentials, S3Settings};
-use skytide_wal::store::{S3Store, layout};
+use skytide_wal::store::{S3Store, Store as _, layout};
 
 use super::copy::{boundary_of, in_step, in_step_of};
 use super::stage::{PATIENCE, Stage, content};
@@ -262,6 +262,15 @@ async fn a_store_that_hangs_holds_up_no_other() {
     stage.segment(10).await;
     let receiver = stage.copier("receive", &[]);
     let bucket = store(&s3);
+    in_step_of(&stage.server, &bucket).await;
+    // Whole segments are where they belong: those are waited for.
+    let partials = layout::partials(skytide_wal::TimelineId::new(1).unwrap());
+    wait::until_eq("the partial of the last segment alone", 1, PATIENCE, async || {
+        Ok(bucket.partials(&partials).await?.len())
+    })
+    .await
+    .unwrap();
+    stage.run("insert into t (v) values ('before')").await;
     in_step_of(&stage.server, &bucket).await;
     proxy.pause();
     for id in 0..3 {

@@ -39,6 +39,7 @@ mod error;
 mod handler;
 mod load;
 mod mark;
+mod packed;
 mod producer;
 mod reader;
 mod settings;

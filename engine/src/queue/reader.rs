@@ -7,6 +7,7 @@ use skytide_sql::api::pgq::Event;
 use tokio_postgres::RowStream;
 
 use super::QueueError;
+use super::packed::Packed;
 use super::settings::Limits;
 
 /// The events of one batch, in the order of their ids.
@@ -21,7 +22,7 @@ pub struct Events {
 
 enum From {
     Queue(Pin<Box<RowStream>>),
-    Spool(std::vec::IntoIter<Event>),
+    Spool(Packed),
     /// A stream must not be asked again.
     End,
 }
@@ -35,9 +36,9 @@ impl Events {
         }
     }
 
-    pub(super) fn of_spool(events: Vec<Event>, limits: Limits) -> Events {
+    pub(super) fn of_spool(events: Packed, limits: Limits) -> Events {
         Events {
-            from: From::Spool(events.into_iter()),
+            from: From::Spool(events),
             limits,
             read: 0,
         }

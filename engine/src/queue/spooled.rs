@@ -8,9 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use skytide_sql::api::pgq::{Batch, Event};
+use skytide_sql::api::pgq::Batch;
 use skytide_sql::{EventId, QueueName, Xid};
 
+use super::packed::{Packed, Row, Text};
 use super::settings::Limits;
 use super::source::Source;
 use super::{Events, QueueError, Settings};
@@ -130,9 +131,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn read(&self, batches: &mut WholeBatches) -> Result<Option<Vec<Event>>, ApplyError> {
-        let mut events = Vec::new();
-        let mut bytes = 0;
+    fn read(&self, batches: &mut WholeBatches) -> Result<Option<Packed>, ApplyError> {
+        let mut events = Packed::default();
         let mut foreign = false;
         let mut shapes: Vec<Option<Shape>> = Vec::new();
         let whole = batches.read(&self.from, &self.to, &mut |spool, xid, change| {
@@ -148,20 +148,19 @@ impl Wanted {
                 relation.map_or(Shape::Other, |relation| Shape::of(&relation, &self.tables))
             });
             if let Shape::Events(columns) = shape
-                && bytes < MOST_BYTES
-                && let Some(event) = columns.event(new, xid, self.owner)?
+                && events.bytes() < MOST_BYTES
+                && let Some(event) = columns.event(new, xid, self.owner, &mut events)?
             {
-                bytes += event.bytes();
                 // By SQL it is in the batch of the transaction that it names.
                 foreign |= event.txid != Some(xid);
                 events.push(event);
             }
             Ok(())
         })?;
-        if !whole || foreign || bytes >= MOST_BYTES {
+        if !whole || foreign || events.bytes() >= MOST_BYTES {
             return Ok(None);
         }
-        events.sort_unstable_by_key(|event| event.id);
+        events.sort_by_id();
         Ok(Some(events))
     }
 }
@@ -215,22 +214,32 @@ impl Shape {
 
 impl Columns {
     /// `None`: it is another consumer's.
-    fn event(&self, row: &Tuple<'_>, xid: Xid, owner: i32) -> Result<Option<Event>, ApplyError> {
+    fn event(
+        &self,
+        row: &Tuple<'_>,
+        xid: Xid,
+        owner: i32,
+        into: &mut Packed,
+    ) -> Result<Option<Row>, ApplyError> {
         let bad = |what| BadChange { offset: 0, what };
-        let mut event = Event {
+        let before = into.text_bytes();
+        let mut event = Row {
             id: EventId::new(0),
             time: UNIX_EPOCH,
             txid: Some(xid),
             retry: 0,
-            ev_type: None,
-            data: None,
+            ev_type: Text::default(),
+            data: Text::default(),
             extra: Default::default(),
         };
-        let owned = |value| text(value).map(str::to_owned);
         for (field, value) in self.0.iter().zip(row.values()) {
             if matches!(value, ColumnValue::Null) {
                 continue;
             }
+            let mut kept = || {
+                let kept = text(value).map(|text| into.keep(text).ok_or(bad("its texts are too long")));
+                kept.transpose().map(Option::unwrap_or_default)
+            };
             match *field {
                 Field::Id => event.id = EventId::new(int8(value).ok_or(bad("ev_id is not a bigint"))?),
                 Field::Time => {
@@ -238,11 +247,14 @@ impl Columns {
                     event.time = time(micros);
                 }
                 Field::Txid => event.txid = int8(value).map(|txid| Xid::new(txid.cast_unsigned())),
-                Field::Owner if int4(value) != Some(owner) => return Ok(None),
+                Field::Owner if int4(value) != Some(owner) => {
+                    into.forget_texts(before);
+                    return Ok(None);
+                }
                 Field::Retry => event.retry = int4(value).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
-                Field::Type => event.ev_type = owned(value),
-                Field::Data => event.data = owned(value),
-                Field::Extra(nr) => event.extra[nr] = owned(value),
+                Field::Type => event.ev_type = kept()?,
+                Field::Data => event.data = kept()?,
+                Field::Extra(nr) => event.extra[nr] = kept()?,
                 Field::Owner | Field::Other => {}
             }
         }

@@ -112,7 +112,9 @@ impl Ahead {
         let dir = source.path.parent().map(Path::to_owned);
         let (running, finished) = self.begin(source);
         let mut outcome = running.await;
-        self.look_ahead(dir.as_deref());
+        // Not before the answer: PostgreSQL waits for that.
+        let (this, beside) = (self.clone(), dir.clone());
+        tokio::task::spawn_blocking(move || this.look_ahead(beside.as_deref()));
         if finished {
             match &outcome {
                 Ok(_) => drop(self.0.figures.hits.fetch_add(1, Ordering::Relaxed)),

@@ -266,6 +266,9 @@ fn pieces(chain: &Chain, writes: &[usize]) -> Result<Vec<Piece>, BackupError> {
     Ok(pieces)
 }
 
+/// Larger pieces go to the disk as soon as they are written.
+const EARLY_SYNC: usize = 1 << 20;
+
 /// Step 4 for one object. Returns how many bytes were read.
 async fn fetch(
     stores: &Stores,
@@ -292,7 +295,7 @@ async fn fetch(
     let (chain, dirs, progress, object) = (chain.clone(), dirs.clone(), progress.clone(), object.clone());
     let work = tokio::task::spawn_blocking(move || {
         let mut reader = FrameReader::new()?;
-        let mut stream = Vec::new();
+        let mut stream = Vec::with_capacity((last + 1 - first) * FRAME);
         let mut frame_bytes = Vec::new();
         let base = frame_range(&object, first..=first).start;
         for frame in first..=last {
@@ -321,6 +324,10 @@ async fn fetch(
                 let from = run.from - skipped;
                 let bytes = stream.get(from..from + run.bytes).unwrap_or_default();
                 file.write_all_at(bytes, run.at).to("write", path)?;
+                if run.bytes >= EARLY_SYNC {
+                    // The disk works while the next object is unpacked.
+                    file.sync_data().to("fsync", path)?;
+                }
                 progress.add(run.bytes as u64);
             }
         }
@@ -377,6 +384,12 @@ fn complete(
     writes: &[usize],
     progress: &Progress,
 ) -> Result<(), BackupError> {
+    // Everything at once, instead of one file after the other. What the disk refuses is said by the file's own fsync.
+    for root in dirs.roots() {
+        if let Ok(dir) = File::open(root) {
+            let _ = rustix::fs::syncfs(&dir);
+        }
+    }
     let next = std::sync::atomic::AtomicUsize::new(0);
     let sync = || -> Result<(), FileError> {
         loop {

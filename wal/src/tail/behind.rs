@@ -14,6 +14,8 @@ use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, WalFileName};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// A store that comes back has so long to say what it has of the last segments.
+const JOIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why and since when a store is behind.
 #[derive(Debug)]
@@ -261,7 +263,9 @@ impl Tail {
         if !self.sealing.is_empty() || lacks != self.first_unsealed().number(size) {
             return Ok(());
         }
-        match self.join(place).await {
+        // The stores that take WAL wait meanwhile.
+        let joined = tokio::time::timeout(JOIN_LIMIT, self.join(place)).await;
+        match joined.unwrap_or_else(|_| Err(self.slow(place))) {
             Err(error) if error.is_store_trouble() => {
                 self.leave_behind(place, error);
                 Ok(())

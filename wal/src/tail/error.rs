@@ -54,8 +54,8 @@ pub enum TailError {
         timeline: TimelineId,
         lsn: Lsn,
     },
-    #[error("store {location} takes longer than {seconds} s for what another store has")]
-    Slow { location: String, seconds: u64 },
+    #[error("store {location} takes too long, and is not waited for")]
+    Slow { location: String },
     #[error("work on {0} was given up")]
     GivenUp(SegmentName),
 }

@@ -457,15 +457,17 @@ impl Tail {
             }
         }
         for (place, append) in appends {
-            let store = self.settings.stores.get(place);
-            let error = TailError::Slow {
-                location: store.map_or_else(String::new, |store| store.location().to_owned()),
-                seconds: PATIENCE.as_secs(),
-            };
-            self.leave_behind(place, error);
+            self.leave_behind(place, self.slow(place));
             if let Some(Member::Behind(_, behind)) = self.members.get_mut(place) {
                 behind.wait_for(append);
             }
+        }
+    }
+
+    fn slow(&self, place: usize) -> TailError {
+        let store = self.settings.stores.get(place);
+        TailError::Slow {
+            location: store.map_or_else(String::new, |store| store.location().to_owned()),
         }
     }
 
@@ -516,10 +518,14 @@ impl Tail {
                 Ok(_) => {
                     let store = self.settings.stores.get(place);
                     // A partial that stays harms nobody: whoever reads prefers the whole segment.
-                    if let Some(store) = store
-                        && let Err(error) = store.delete_partial(&partial).await
-                    {
-                        self.leave_behind(place, error.into());
+                    if let Some(store) = store {
+                        let deleted = tokio::time::timeout(PATIENCE, store.delete_partial(&partial)).await;
+                        let slow = self.slow(place);
+                        match deleted {
+                            Ok(Ok(())) => {}
+                            Ok(Err(error)) => self.leave_behind(place, error.into()),
+                            Err(_) => self.leave_behind(place, slow),
+                        }
                     }
                     self.now_safe(place, sealing.safe);
                 }

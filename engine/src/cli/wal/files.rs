@@ -19,6 +19,9 @@ use crate::cli::failure::Failure;
 
 const ZSTD: &str = ".zst";
 
+/// Files are read in pieces that stay in the processor's cache until their records have been looked at.
+const CHUNK_BYTES: usize = 256 << 10;
+
 /// A position as the user names it.
 #[derive(Clone, Copy, Debug)]
 pub enum Bound {
@@ -65,20 +68,20 @@ impl WalFile {
         Some((name.parse().ok()?, zstd))
     }
 
+    fn open(&self) -> io::Result<Box<dyn Read>> {
+        let file = File::open(&self.path)?;
+        Ok(match self.zstd {
+            true => Box::new(zstd::stream::read::Decoder::new(file)?),
+            false => Box::new(file),
+        })
+    }
+
     fn read_up_to(&self, limit: u64, into: &mut Vec<u8>) -> anyhow::Result<()> {
-        let open = || -> io::Result<()> {
-            let file = File::open(&self.path)?;
-            into.clear();
-            match self.zstd {
-                true => zstd::stream::read::Decoder::new(file)?
-                    .take(limit)
-                    .read_to_end(into)?,
-                false => file.take(limit).read_to_end(into)?,
-            };
-            Ok(())
-        };
-        let mut open = open;
-        open().with_context(|| format!("read {}", self.path.display()))
+        into.clear();
+        self.open()
+            .and_then(|file| file.take(limit).read_to_end(into))
+            .with_context(|| format!("read {}", self.path.display()))?;
+        Ok(())
     }
 }
 
@@ -229,7 +232,7 @@ impl Source {
         mut take: impl FnMut(&Record<'_>) -> anyhow::Result<Flow>,
     ) -> anyhow::Result<Stop> {
         let mut decoder: Option<Decoder> = None;
-        let mut bytes = Vec::new();
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         for file in self.files_in(range) {
             let start = file.number.start(self.size);
             let decoder = match &mut decoder {
@@ -240,21 +243,29 @@ impl Source {
                     None => other.insert(Decoder::new(start, self.size, self.expected())),
                 },
             };
-            self.read(file, &mut bytes)?;
-            let mut feed = decoder.feed(&bytes);
+            let failed = || format!("read {}", file.path.display());
+            let mut bytes = file.open().with_context(failed)?.take(self.size.bytes());
             loop {
-                match feed.next_record() {
-                    Ok(Some(record)) if record.lsn < range.start => {}
-                    Ok(Some(record)) if record.lsn >= range.end => return Ok(Stop::Asked),
-                    Ok(Some(record)) => {
-                        if take(&record)? == Flow::Enough {
-                            return Ok(Stop::Asked);
+                chunk.clear();
+                let mut some = bytes.by_ref().take(CHUNK_BYTES as u64);
+                if some.read_to_end(&mut chunk).with_context(failed)? == 0 {
+                    break;
+                }
+                let mut feed = decoder.feed(&chunk);
+                loop {
+                    match feed.next_record() {
+                        Ok(Some(record)) if record.lsn < range.start => {}
+                        Ok(Some(record)) if record.lsn >= range.end => return Ok(Stop::Asked),
+                        Ok(Some(record)) => {
+                            if take(&record)? == Flow::Enough {
+                                return Ok(Stop::Asked);
+                            }
                         }
-                    }
-                    Ok(None) => break,
-                    Err(error) => {
-                        let more = self.files.last().is_some_and(|last| last.number > file.number);
-                        return Ok(Stop::Unreadable { error, more });
+                        Ok(None) => break,
+                        Err(error) => {
+                            let more = self.files.last().is_some_and(|last| last.number > file.number);
+                            return Ok(Stop::Unreadable { error, more });
+                        }
                     }
                 }
             }

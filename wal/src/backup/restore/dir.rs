@@ -59,7 +59,7 @@ impl TargetDirs {
         inside.unwrap_or_else(|| self.data.join(path))
     }
 
-    fn roots(&self) -> impl Iterator<Item = &PathBuf> {
+    pub fn roots(&self) -> impl Iterator<Item = &PathBuf> {
         std::iter::once(&self.data).chain(self.tablespaces.iter().map(|(_, location)| location))
     }
 
