@@ -181,7 +181,7 @@ impl Tail {
                 let mut behind = Behind::unknown();
                 behind.lacks = number;
                 behind.failed(error);
-                *member = Member::Behind(*safe, behind);
+                *member = Member::Behind(*safe, Box::new(behind));
             }
             Member::Behind(_, behind) => {
                 behind.lacks = behind.lacks.min(number).or(behind.lacks).or(number);

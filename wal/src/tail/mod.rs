@@ -90,7 +90,7 @@ pub struct Tail {
 #[derive(Debug)]
 enum Member {
     Live(Safe),
-    Behind(Safe, Behind),
+    Behind(Safe, Box<Behind>),
 }
 
 impl Member {
@@ -145,7 +145,7 @@ impl Tail {
                 system_id: Some(settings.identity.system_id),
             })),
             members: (0..count)
-                .map(|_| Member::Behind(Safe::default(), Behind::unknown()))
+                .map(|_| Member::Behind(Safe::default(), Box::new(Behind::unknown())))
                 .collect(),
             path: path.clone(),
             decoder: Decoder::new(start, size, expected(&settings, &path)),
