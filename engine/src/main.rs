@@ -14,6 +14,12 @@ fn main() -> ExitCode {
     if let Some(answer) = cli::walmgr::client::quick(call.arguments()) {
         return answer;
     }
+    if call.lacks_configuration() {
+        let error = failure::Failure::usage("no configuration file is named".to_owned())
+            .hint("Call it as before: pgqd FILE.ini. To tick without one: skytide ticker --db CONNSTR");
+        let _ = failure::report(&error.into(), skytide::daemon::log::Verbosity::Normal);
+        return ExitCode::FAILURE;
+    }
     let cli = match cli::parse(&call) {
         Ok(cli) => cli,
         Err(refusal) => return call.failed(call.usage_exit(refusal.print().is_ok(), refusal.exit_code())),

@@ -26,6 +26,7 @@ use crate::transport::{AfterRefusal, Dialer, Link, Opened, Transport, within};
 /// vanished without a word: its locks would be in our way. Takes no lock and reads no table.
 const SESSION_SETTINGS: &str = "\
     set client_encoding = 'UTF8'; set datestyle = 'ISO'; set intervalstyle = 'postgres'; \
+    set default_transaction_isolation = 'read committed'; \
     set extra_float_digits = 3; set bytea_output = 'hex'; set standard_conforming_strings = on; \
     set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3; \
     set tcp_user_timeout = 60000";

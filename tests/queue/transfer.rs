@@ -191,7 +191,8 @@ async fn tables_captured_by_triggers_are_equal_after_a_load() {
     for name in ["by_log", "by_json"] {
         let table = format!(
             "create table public.{name} (id int, k text, n numeric, j jsonb, w json, at timestamptz, a text[], \
-             x bytea, b bool, \"Odd c\" char(5), primary key (k, id))"
+             x bytea, b bool, \"Odd c\" char(5), \
+             g int generated always as (id * 2) stored, primary key (k, id))"
         );
         stage.source.batch_execute(&table).await.unwrap();
         stage.target.batch_execute(&table).await.unwrap();

@@ -58,6 +58,21 @@ async fn hundreds_of_queues_are_ticked_each_round_by_one_transaction() {
     assert_eq!(int(&client, gaps).await, 0, "no id is left out or given twice");
 }
 
+/// Ticks have to be read committed, whatever a database's sessions are by default.
+#[tokio::test]
+async fn a_database_of_repeatable_reads_is_ticked() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let client = database_with_queue(&server, "d").await;
+    eager_queue(&client).await;
+    client
+        .batch_execute("alter database d set default_transaction_isolation = 'repeatable read'")
+        .await
+        .unwrap();
+    let ticker = Ticker::start(listed(&server, &["d"]));
+    ticks_beyond(&client, newest(&client).await + 2).await;
+    assert_eq!(ticker.stop().await.errors, 0);
+}
+
 /// Prevents: a stop that leaves a round to the server, which makes its ticks after the ticker said how many it made.
 #[tokio::test]
 async fn a_round_that_is_under_way_at_the_stop_is_made_and_counted() {

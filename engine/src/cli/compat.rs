@@ -53,6 +53,13 @@ impl Call {
         &self.arguments
     }
 
+    /// pgqd without a configuration would tick whatever server is at the default place.
+    pub fn lacks_configuration(&self) -> bool {
+        self.old_name
+            && self.arguments.get(1).is_some_and(|word| word == "ticker")
+            && self.arguments.len() == 2
+    }
+
     /// Whether PostgreSQL's recovery may be waiting for the exit code (`restore_command`).
     pub fn restores(&self) -> bool {
         let mut words = self.arguments.iter().skip(1);
@@ -116,6 +123,10 @@ mod tests {
         );
         assert_eq!(called(&["qadmin", "--version"]), ["qadmin", "--version"]);
         assert_eq!(called(&["pgqd", "-V"]), ["pgqd", "-V"]);
+        let lacks =
+            |words: &[&str]| Call::from_arguments(words.iter().map(OsString::from)).lacks_configuration();
+        assert!(lacks(&["pgqd"]));
+        assert!(!lacks(&["pgqd", "c.ini"]) && !lacks(&["skytide", "ticker"]));
         assert_eq!(called(&["skytide", "doctor"]), ["skytide", "doctor"]);
         assert!(called(&[]).is_empty());
     }

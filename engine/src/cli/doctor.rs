@@ -48,7 +48,9 @@ pub async fn run(args: DoctorArgs, context: &Context) -> anyhow::Result<Outcome>
             Box::pin(doctor::node(&settings, conf)).await
         }
         (None, dsn) => {
-            let dsn = ConnectString::parse(&dsn.unwrap_or_default()).context("read the connect string")?;
+            let dsn = dsn.unwrap_or_default();
+            let dsn = ConnectString::parse_with_environment(&dsn, |name| std::env::var(name).ok())
+                .context("read the connect string")?;
             let role = match args.role {
                 None => Role::Database,
                 Some(Future::Root) => Role::Provider,

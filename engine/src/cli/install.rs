@@ -69,7 +69,8 @@ struct Line {
 }
 
 pub async fn run(args: InstallArgs, context: &Context) -> anyhow::Result<Outcome> {
-    let target = ConnectString::parse(&args.dsn).context("read the connect string")?;
+    let target = ConnectString::parse_with_environment(&args.dsn, |name| std::env::var(name).ok())
+        .context("read the connect string")?;
     let mut session = conn::connect(&target, "skytide install")
         .await
         .context("connect")?;

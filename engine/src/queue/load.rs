@@ -9,7 +9,7 @@ use skytide_sql::TableName;
 use skytide_sql::api::pgq::Batch;
 use tokio_postgres::Transaction;
 
-use super::table::columns_of;
+use super::table::{Column, columns_of};
 use super::{Events, HandlerError, TargetHandler};
 use decode::{Op, RowEvent, decode};
 
@@ -28,7 +28,7 @@ pub struct Loader {
     tables: HashMap<TableName, TableName>,
     others: Others,
     /// Types of columns, looked up anew for each batch.
-    types: HashMap<TableName, HashMap<String, String>>,
+    types: HashMap<TableName, HashMap<String, Column>>,
 }
 
 impl Loader {

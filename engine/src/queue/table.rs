@@ -24,12 +24,19 @@ const COLUMNS: [(&str, &str); 11] = [
     ("tick_id", "int8"),
 ];
 
-/// The columns of a table that can be written, and their types as they are written in SQL.
+/// A column of a target table.
+#[derive(Debug)]
+pub(super) struct Column {
+    /// As it is written in SQL.
+    pub kind: String,
+    /// By the server, from other columns: nobody may write it.
+    pub generated: bool,
+}
+
 const READ_COLUMNS: &str = "\
-    select a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod) \
+    select a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated <> '' \
       from pg_catalog.pg_attribute a \
      where a.attrelid = pg_catalog.to_regclass($1) and a.attnum > 0 and not a.attisdropped \
-       and a.attgenerated = '' \
      order by a.attnum";
 
 /// Inserts events into a table, each field into the column of its name, cast to the column's type.
@@ -66,7 +73,7 @@ impl TableWriter {
         let known = || {
             columns
                 .iter()
-                .filter(|(name, _)| COLUMNS.iter().any(|(field, _)| field == name))
+                .filter(|(name, column)| !column.generated && COLUMNS.iter().any(|(field, _)| field == name))
         };
         if known().next().is_none() {
             let table = &self.table;
@@ -75,7 +82,7 @@ impl TableWriter {
         }
         let names: Vec<String> = known().map(|(name, _)| quote_ident(name)).collect();
         let values: Vec<String> = known()
-            .map(|(name, kind)| match name.as_str() {
+            .map(|(name, Column { kind, .. })| match name.as_str() {
                 "tick_id" => format!("$11::int8::{kind}"),
                 name => format!("e.{}::{kind}", quote_ident(name)),
             })
@@ -151,17 +158,20 @@ impl TargetHandler for TableWriter {
     }
 }
 
-/// Names and types of a table's columns.
+/// A table's columns by name.
 pub(super) async fn columns_of(
     target: &Transaction<'_>,
     table: &TableName,
-) -> Result<Vec<(String, String)>, HandlerError> {
+) -> Result<Vec<(String, Column)>, HandlerError> {
     let rows = target.query(READ_COLUMNS, &[&table.quoted()]).await?;
     if rows.is_empty() {
         let text = format!("there is no table {table} in the target database");
         return Err(HandlerError::stop(text));
     }
     rows.iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .map(|row| {
+            let (kind, generated) = (row.try_get(1)?, row.try_get(2)?);
+            Ok((row.try_get(0)?, Column { kind, generated }))
+        })
         .collect()
 }

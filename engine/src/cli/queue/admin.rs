@@ -44,10 +44,19 @@ pub(super) async fn create(
                 .ok_or_else(|| Failure::usage(format!("--set {text:?} is not NAME=VALUE")))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let made = pgq::create_queue(&**session, &args.queue).await?;
-    for (name, value) in settings {
-        pgq::set_queue_config(&**session, &args.queue, name.trim(), value.trim()).await?;
-    }
+    session.batch_execute("begin").await?;
+    let made = async {
+        let made = pgq::create_queue(&**session, &args.queue).await?;
+        for (name, value) in settings {
+            pgq::set_queue_config(&**session, &args.queue, name.trim(), value.trim()).await?;
+        }
+        anyhow::Ok(made)
+    };
+    let made = made.await;
+    // A queue whose settings were refused is none.
+    let end = if made.is_ok() { "commit" } else { "rollback" };
+    session.batch_execute(end).await?;
+    let made = made?;
     told(
         context,
         made.into(),

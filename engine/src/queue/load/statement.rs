@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use skytide_sql::TableName;
 use skytide_sql::ident::quote_ident;
 
+use super::super::table::Column;
 use super::Shape;
 use super::decode::Op;
 
@@ -20,11 +21,12 @@ pub fn truncate(table: &TableName) -> String {
     format!("truncate {}", table.quoted())
 }
 
-/// `types`: of the target table's columns.
-pub fn of(shape: &Shape, types: &HashMap<String, String>) -> Result<String, BadShape> {
+/// `types`: the target table's columns.
+pub fn of(shape: &Shape, types: &HashMap<String, Column>) -> Result<String, BadShape> {
     let table = shape.table.quoted();
+    let is_written = |column: &&String| types.get(*column).is_none_or(|column| !column.generated);
     let typed = |column: &String| match types.get(column) {
-        Some(kind) => Ok((quote_ident(column), format!("r.{}::{kind}", quote_ident(column)))),
+        Some(Column { kind, .. }) => Ok((quote_ident(column), format!("r.{}::{kind}", quote_ident(column)))),
         None => Err(BadShape::NoColumn {
             table: shape.table.clone(),
             column: column.clone(),
@@ -42,7 +44,8 @@ pub fn of(shape: &Shape, types: &HashMap<String, String>) -> Result<String, BadS
         fields.join(", ")
     );
     if shape.op == Op::Insert {
-        let columns = shape.columns.iter().map(typed).collect::<Result<Vec<_>, _>>()?;
+        let columns = shape.columns.iter().filter(is_written);
+        let columns = columns.map(typed).collect::<Result<Vec<_>, _>>()?;
         let (names, values): (Vec<String>, Vec<String>) = columns.into_iter().unzip();
         let (names, values) = (names.join(", "), values.join(", "));
         return Ok(format!(
@@ -64,7 +67,11 @@ pub fn of(shape: &Shape, types: &HashMap<String, String>) -> Result<String, BadS
     if shape.op == Op::Delete {
         return Ok(format!("delete from {table} t using {rows} where {key}"));
     }
-    let mut others = shape.columns.iter().filter(|column| !shape.key.contains(column));
+    let mut others = shape
+        .columns
+        .iter()
+        .filter(|column| !shape.key.contains(column))
+        .filter(is_written);
     let mut set = pairs(&mut others, "")?;
     if set.is_empty() {
         // Nothing but the key: the row is only touched, as it was at the source.
@@ -90,10 +97,24 @@ mod tests {
         }
     }
 
-    fn types() -> HashMap<String, String> {
-        [("id", "integer"), ("odd \"c\"", "jsonb")]
-            .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
-            .into()
+    fn types() -> HashMap<String, Column> {
+        [
+            ("id", "integer", false),
+            ("odd \"c\"", "jsonb", false),
+            ("g", "integer", true),
+        ]
+        .map(|(name, kind, generated)| {
+            let kind = kind.to_owned();
+            (name.to_owned(), Column { kind, generated })
+        })
+        .into()
+    }
+
+    #[test]
+    fn what_the_server_generates_is_not_written() {
+        let sql = |op| of(&shape(op, &["id"], &["id", "g"]), &types()).unwrap();
+        assert!(sql(Op::Insert).starts_with("insert into \"public\".\"t\" (\"id\") overriding"));
+        assert!(sql(Op::Update).contains(" set \"id\" = r.\"id\"::integer from "));
     }
 
     #[test]
