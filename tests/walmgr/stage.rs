@@ -451,13 +451,20 @@ impl Stage {
 
     /// Starts what was restored into the stage's directory `name`, as it was told to recover.
     pub async fn recovered(&self, name: &str) -> Restored {
+        self.recovered_with(name, &[]).await
+    }
+
+    pub async fn recovered_with(&self, name: &str, settings: &[(&str, &str)]) -> Restored {
         let options = Options {
             dir: Where::Persistent(self.path(name)),
             major: Some(self.server.version().major),
             port: Some(free_port().unwrap()),
             ..Options::default()
         };
-        let options = options.with("archive_mode", "off").with("shared_buffers", "32MB");
+        let mut options = options.with("archive_mode", "off").with("shared_buffers", "32MB");
+        for (name, value) in settings {
+            options = options.with(name, value);
+        }
         let restored = Restored(Server::start(options).await.unwrap());
         let client = restored.0.connect("postgres").await.unwrap();
         wait::until_eq("pg_is_in_recovery", false, PATIENCE, async || {

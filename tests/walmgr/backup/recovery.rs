@@ -174,3 +174,49 @@ async fn a_standby_replays_on() {
     .await
     .unwrap();
 }
+
+/// Prevents: a purge that keeps the newest backup, which lies on a timeline that was left, and takes what the cluster
+/// as it is can be restored from.
+#[tokio::test]
+async fn a_backup_of_a_timeline_that_was_left_does_not_count() {
+    let stage = stage(Options::default()).await;
+    // Of an earlier recovery: not for the next one.
+    let leftover = "recovery_target_inclusive = off\nrecovery_target_name = 'of old'\n";
+    let conf = stage.server.data_dir().join("postgresql.conf");
+    let old = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, old + leftover).unwrap();
+    let first = backup(&stage);
+    stage.run("select pg_create_restore_point('here')").await;
+    flush(&stage).await;
+    let left = backup(&stage);
+    flush(&stage).await;
+
+    restore(&stage, "latest", "again", &["--name", "here"]).with(0, &[]);
+    let line = stage.line("archive %p %f");
+    let archives = [("archive_mode", "on"), ("archive_command", line.as_str())];
+    let again = stage.recovered_with("again", &archives).await;
+    let client = again.0.connect("postgres").await.unwrap();
+    for n in 0..3 {
+        let insert = format!("insert into t (v) values ('on timeline 2, {n}')");
+        client.batch_execute(&insert).await.unwrap();
+        client.batch_execute("select pg_switch_wal()").await.unwrap();
+    }
+    let wanted = content(&again.0).await;
+    wait::until("its WAL to be archived", PATIENCE, async || {
+        let sql = "select count(*) from pg_stat_archiver where last_archived_wal like '00000002%' and archived_count > 3";
+        let archived: i64 = client.query_one(sql, &[]).await?.get(0);
+        Ok((archived > 0).then_some(()))
+    })
+    .await
+    .unwrap();
+    // The other server is not what the stores follow any more.
+    stage
+        .walmgr(&["status"])
+        .with(1, &["timeline 2, the server is on 1"]);
+
+    stage.walmgr(&["purge", "--keep", "1"]).with(0, &[]);
+    assert_eq!(labels(&stage), [first, left]);
+    restore(&stage, "latest", "third", &[]).with(0, &[]);
+    let third = stage.recovered("third").await;
+    assert_eq!(content(&third.0).await, wanted);
+}

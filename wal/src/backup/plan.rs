@@ -103,10 +103,13 @@ pub async fn make(
     }
     let inventory = Inventory::of(stores).await?;
     let mut refused = None;
-    // A transaction or a restore point may lie before the newest backup: then an older one will do.
+    // A transaction or a restore point may lie before the newest backup, and that one on a timeline which was left: then
+    // an older one will do.
     for backup in candidates {
         match of_backup(stores, &inventory, backup, target, which).await {
-            Err(error @ BackupError::Target { .. }) => drop(refused.get_or_insert(error)),
+            Err(error @ (BackupError::Target { .. } | BackupError::WalGap { .. })) => {
+                refused.get_or_insert(error);
+            }
             done => return done,
         }
     }

@@ -22,6 +22,15 @@ const OLD_TIMELINE: [&str; 4] = [
     "primary_slot_name",
 ];
 
+/// Of these at most one may say something.
+const TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+    "recovery_target_lsn",
+];
+
 /// Where replay ends, in the server's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StopAt {
@@ -37,6 +46,20 @@ pub enum StopAt {
     },
     Name(String),
     Xid(u32),
+}
+
+impl StopAt {
+    /// The setting that says it.
+    fn setting(&self) -> Option<&'static str> {
+        match self {
+            StopAt::End => None,
+            StopAt::Immediate => Some("recovery_target"),
+            StopAt::Time(_) => Some("recovery_target_time"),
+            StopAt::Lsn { .. } => Some("recovery_target_lsn"),
+            StopAt::Name(_) => Some("recovery_target_name"),
+            StopAt::Xid(_) => Some("recovery_target_xid"),
+        }
+    }
 }
 
 /// What the server does when it is there.
@@ -98,6 +121,20 @@ impl Recovery {
         };
         set("restore_command", &self.restore_command);
         set("recovery_target_timeline", &self.timeline);
+        // What the cluster's other configuration files say of an earlier recovery must not hold for this one.
+        for name in ["archive_cleanup_command", "recovery_end_command"] {
+            set(name, "");
+        }
+        let wanted = match &self.role {
+            Role::Primary { stop_at, .. } => stop_at.setting(),
+            Role::Standby { .. } => None,
+        };
+        for name in TARGETS.into_iter().filter(|name| Some(*name) != wanted) {
+            set(name, "");
+        }
+        if wanted != Some("recovery_target_lsn") {
+            set("recovery_target_inclusive", "on");
+        }
         match &self.role {
             Role::Standby {
                 primary_conninfo,
@@ -164,7 +201,9 @@ mod tests {
         assert_eq!(
             recovery.auto_conf(old),
             "work_mem = '8MB'\n# Written by skytide walmgr restore\nrestore_command = 'it''s %f \"%p\"'\n\
-             recovery_target_timeline = 'latest'\nrecovery_target_lsn = '1/2'\nrecovery_target_inclusive = 'off'\n\
+             recovery_target_timeline = 'latest'\narchive_cleanup_command = ''\nrecovery_end_command = ''\n\
+             recovery_target = ''\nrecovery_target_name = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
+             recovery_target_lsn = '1/2'\nrecovery_target_inclusive = 'off'\n\
              recovery_target_action = 'promote'\n"
         );
         assert_eq!(recovery.signal(), "recovery.signal");

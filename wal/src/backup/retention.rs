@@ -12,8 +12,8 @@ use crate::restore::Restorer;
 use crate::store::{ObjectName, PartialName, Prefix, Store, layout};
 use crate::{HistoryFile, SegmentName, SegmentSize, TimelineId, WalFileName};
 
-/// A backup that nobody finished is taken for dead after this time.
-const DEAD_AFTER: i64 = 24 * 3600;
+/// A backup that nobody finished is taken for dead after this time. Large ones take days.
+const DEAD_AFTER: i64 = 7 * 24 * 3600;
 
 /// What has to stay. A backup goes only if no rule keeps it; without any rule everything stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,11 +36,28 @@ pub struct Purge {
     pub partials: Vec<PartialName>,
 }
 
-/// The backups that stay and those that go, both oldest first. What `claimed` names is in use.
+/// The way to the newest timeline: a restore follows it unless it is told otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Way(Option<HistoryFile>);
+
+impl Way {
+    /// The backup ended before the way left its timeline. Where the way is not known, every backup may lie on it.
+    pub fn leads_on_from(&self, backup: &Summary) -> bool {
+        let last = Lsn::new(backup.stop_lsn.as_u64().saturating_sub(1));
+        let own = TimelineId::new(backup.timeline);
+        self.0
+            .as_ref()
+            .is_none_or(|history| Some(history.owner(last)) == own)
+    }
+}
+
+/// The backups that stay and those that go, both oldest first. What `claimed` names is in use. Only backups on the way to
+/// the newest timeline are counted: with another one that cluster cannot be restored.
 pub fn decide(
     mut backups: Vec<Summary>,
     keep: Keep,
     claimed: &[Label],
+    way: &Way,
     now: i64,
 ) -> (Vec<Summary>, Vec<Summary>) {
     backups.sort_by(|a, b| a.label.cmp(&b.label));
@@ -49,7 +66,10 @@ pub fn decide(
     }
     let mut wanted: BTreeSet<Label> = BTreeSet::new();
     if let Some(count) = keep.full {
-        let full = backups.iter().rev().filter(|backup| backup.kind == Kind::Full);
+        let full = backups
+            .iter()
+            .rev()
+            .filter(|backup| backup.kind == Kind::Full && way.leads_on_from(backup));
         let counted: BTreeSet<&Label> = full.take(count).map(|backup| &backup.label).collect();
         // With what was built on them.
         let built = backups.iter().filter(|backup| {
@@ -64,12 +84,20 @@ pub fn decide(
             backups.iter().partition(|backup| backup.finished < since);
         wanted.extend(young.iter().map(|backup| backup.label.clone()));
         // The moment the window begins is reached from the last backup before it.
-        let last = old.iter().max_by_key(|backup| backup.finished);
+        let old = old.iter().filter(|backup| way.leads_on_from(backup));
+        let last = old.max_by_key(|backup| backup.finished);
         wanted.extend(last.map(|backup| backup.label.clone()));
     }
     wanted.extend(claimed.iter().cloned());
-    // The newest backup is never too many.
-    wanted.extend(backups.last().map(|backup| backup.label.clone()));
+    // The newest backup is never too many, nor the newest of the cluster as it is now.
+    let newest = backups.iter().rfind(|backup| way.leads_on_from(backup));
+    wanted.extend(
+        backups
+            .last()
+            .into_iter()
+            .chain(newest)
+            .map(|backup| backup.label.clone()),
+    );
     // And what a kept one is built on.
     loop {
         let needed: Vec<Label> = backups
@@ -125,6 +153,7 @@ pub async fn plan(
     let now = unix_now();
     let mut purge = Purge::default();
     let mut claimed = Vec::new();
+    let mut under_way = None;
     for label in unfinished(&**store).await? {
         let note = store.get(&label.claim()).await?;
         let text = note
@@ -137,12 +166,21 @@ pub async fn plan(
         let started = line("started").and_then(|started| started.parse::<i64>().ok());
         match started.is_none_or(|started| started < now - DEAD_AFTER) {
             true => purge.unfinished.push(label),
-            false => claimed.extend(line("parent").and_then(|parent| parent.parse().ok())),
+            false => {
+                claimed.extend(line("parent").and_then(|parent| parent.parse().ok()));
+                under_way = Some(label);
+            }
         }
     }
-    let (kept, dropped) = decide(backups, keep, &claimed, now);
+    let way = way(store, &backups).await?;
+    let (kept, dropped) = decide(backups, keep, &claimed, &way, now);
     purge.backups = dropped;
-    if with_wal && let Some(first) = kept.first() {
+    if let Some(label) = under_way {
+        // Nobody knows yet where its WAL begins.
+        tracing::info!(backup = %label, "a backup is being taken: WAL stays until it has ended");
+    } else if !kept.iter().any(|backup| way.leads_on_from(backup)) {
+        tracing::info!("no backup leads to the newest timeline: WAL stays until there is one");
+    } else if with_wal && let Some(first) = kept.first() {
         let size = SegmentSize::new(first.segment_bytes);
         let size = size.ok_or_else(|| BackupError::BadManifest {
             label: first.label.clone(),
@@ -152,6 +190,26 @@ pub async fn plan(
     }
     purge.kept = kept;
     Ok(purge)
+}
+
+/// To the newest timeline that the store knows of.
+async fn way(store: &std::sync::Arc<dyn Store>, backups: &[Summary]) -> Result<Way, BackupError> {
+    let mut files = store.list(&layout::histories()).await?;
+    files.extend(store.list(&layout::wal_files()).await?);
+    let of_file = |name: &ObjectName| match layout::wal_file_of(name)? {
+        WalFileName::History(timeline) => Some(timeline),
+        WalFileName::Segment(segment) | WalFileName::Partial(segment) => Some(segment.timeline()),
+        WalFileName::BackupHistory { .. } => None,
+    };
+    let of_files = files.iter().filter_map(|listed| of_file(&listed.name));
+    let of_backups = backups
+        .iter()
+        .filter_map(|backup| TimelineId::new(backup.timeline));
+    let Some(newest) = of_files.chain(of_backups).max() else {
+        return Ok(Way::default());
+    };
+    let restorer = Restorer::new(vec![store.clone()], None);
+    Ok(Way(history(&restorer, newest).await.ok()))
 }
 
 async fn wal(
@@ -204,6 +262,8 @@ pub async fn carry_out(store: &dyn Store, purge: &Purge) -> Result<(), BackupErr
     let labels = purge.backups.iter().map(|backup| &backup.label);
     // What is built on others goes before them.
     for label in labels.rev() {
+        // Without its claim the rest is nobody's, and not a backup that is being taken.
+        store.delete(&label.claim()).await?;
         store.delete(&label.manifest()).await?;
         fail::fail_point!("purge::manifest");
         remove(store, label).await?;
@@ -271,7 +331,8 @@ mod tests {
             full,
             age: age.map(|days| Duration::from_secs(days * DAY as u64)),
         };
-        let decide = |keep| days(&decide(all.clone(), keep, &[], now).0);
+        let way = Way::default();
+        let decide = |keep| days(&decide(all.clone(), keep, &[], &way, now).0);
         assert_eq!(decide(Keep::default()), [1, 2, 3, 4, 5]);
         assert_eq!(decide(keep(Some(1), None)), [4, 5]);
         assert_eq!(decide(keep(Some(2), None)), [1, 2, 3, 4, 5]);
@@ -280,12 +341,29 @@ mod tests {
         assert_eq!(decide(keep(None, Some(2))), [1, 2, 3, 4, 5]);
         assert_eq!(decide(keep(Some(0), Some(0))), [4, 5], "the newest one stays");
         let claimed = [all[1].label.clone()];
-        let kept = super::decide(all.clone(), keep(Some(1), None), &claimed, now).0;
+        let kept = super::decide(all.clone(), keep(Some(1), None), &claimed, &way, now).0;
         assert_eq!(
             days(&kept),
             [1, 2, 4, 5],
             "an incremental is being made on the second"
         );
+    }
+
+    #[test]
+    fn backups_of_a_timeline_that_was_left_are_not_counted() {
+        let tli = |n| TimelineId::new(n).unwrap();
+        let root = HistoryFile::root(tli(1));
+        // It leaves between the backups of the second and the third day.
+        let way = Way(Some(root.child(tli(2), Lsn::new(5 << 23), "").unwrap()));
+        let all: Vec<Summary> = (1..=4).map(|day| backup(day, Kind::Full, None)).collect();
+        let keep = |full, age: Option<u64>| Keep {
+            full,
+            age: age.map(|days| Duration::from_secs(days * DAY as u64)),
+        };
+        let decide = |keep| days(&decide(all.clone(), keep, &[], &way, 6 * DAY).0);
+        assert_eq!(decide(keep(Some(1), None)), [2, 4], "the newest one of both");
+        assert_eq!(decide(keep(Some(2), None)), [1, 2, 4]);
+        assert_eq!(decide(keep(None, Some(3))), [2, 3, 4]);
     }
 
     #[test]

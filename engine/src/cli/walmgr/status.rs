@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use skytide_sql::Lsn;
+use skytide_wal::TimelineId;
 use skytide_wal::store::Store;
+use skytide_wal::store::identity::Identity;
 use skytide_wal::tail::look;
-use skytide_wal::walsender::{Client, Mode, Timestamp};
+use skytide_wal::walsender::{Client, IdentifySystem, Mode, Timestamp};
 
 use super::store;
 use crate::causes;
@@ -50,8 +51,8 @@ struct Row {
 pub async fn run(settings: &WalmgrSettings, args: &StatusArgs, context: &Context) -> anyhow::Result<Outcome> {
     let server = match &settings.server {
         None => None,
-        Some(target) => match flush_lsn(target, &settings.receive.name).await {
-            Ok(flush) => Some((flush, Instant::now())),
+        Some(target) => match identify(target, &settings.receive.name).await {
+            Ok(server) => Some((server, Instant::now())),
             Err(error) => {
                 context
                     .output
@@ -62,7 +63,7 @@ pub async fn run(settings: &WalmgrSettings, args: &StatusArgs, context: &Context
     };
     let wait = Duration::from_secs(args.wait);
     let stores = store::open_all(settings)?;
-    let rows = stores.iter().map(|store| row(&**store, server, wait));
+    let rows = stores.iter().map(|store| row(&**store, server.as_ref(), wait));
     let rows = futures_util::future::join_all(rows).await;
     let heads = [
         "Store",
@@ -85,9 +86,9 @@ pub async fn run(settings: &WalmgrSettings, args: &StatusArgs, context: &Context
             row.timeline
                 .map(|timeline| timeline.to_string())
                 .unwrap_or_default(),
-            match row.error {
-                Some(_) => "unknown".to_owned(),
-                None => text(&row.safe_lsn),
+            match (&row.error, &row.safe_lsn) {
+                (Some(_), None) => "unknown".to_owned(),
+                _ => text(&row.safe_lsn),
             },
             text(&row.last_commit),
             text(&row.server_lsn),
@@ -104,22 +105,39 @@ pub async fn run(settings: &WalmgrSettings, args: &StatusArgs, context: &Context
     }
 }
 
-async fn flush_lsn(
+async fn identify(
     target: &skytide_sql::conn::ConnectString,
     name: &str,
-) -> Result<Lsn, skytide_wal::walsender::WalsenderError> {
+) -> Result<IdentifySystem, skytide_wal::walsender::WalsenderError> {
     // The receiver's own name would count as a synchronous standby's.
     let mut client = Client::connect(target, Mode::Physical, &format!("{name} status")).await?;
-    Ok(client.identify_system().await?.flush_lsn)
+    client.identify_system().await
 }
 
-async fn row(store: &dyn Store, server: Option<(Lsn, Instant)>, wait: Duration) -> Row {
+/// Why the store's positions say nothing of what the server has.
+async fn strangers(store: &dyn Store, server: &IdentifySystem, timeline: TimelineId) -> Option<String> {
+    let location = store.location();
+    match Identity::read(store).await {
+        Ok(Some(identity)) if identity.system_id != server.system_id => Some(format!(
+            "store {location} is that of cluster {}, the server's is {}",
+            identity.system_id, server.system_id
+        )),
+        Err(error) => Some(causes::chain(&error)),
+        _ if timeline != server.timeline => Some(format!(
+            "store {location} has timeline {timeline}, the server is on {}: what would be lost is not known",
+            server.timeline
+        )),
+        _ => None,
+    }
+}
+
+async fn row(store: &dyn Store, server: Option<&(IdentifySystem, Instant)>, wait: Duration) -> Row {
     let mut row = Row {
         store: store.location().to_owned(),
         timeline: None,
         safe_lsn: None,
         last_commit: None,
-        server_lsn: server.map(|(lsn, _)| lsn.to_string()),
+        server_lsn: server.map(|(server, _)| server.flush_lsn.to_string()),
         window_bytes: None,
         window_ms: None,
         still_open: false,
@@ -138,12 +156,18 @@ async fn row(store: &dyn Store, server: Option<(Lsn, Instant)>, wait: Duration) 
             row.timeline = Some(found.timeline.as_u32());
             row.safe_lsn = Some(found.boundary.to_string());
             row.last_commit = found.last_commit.map(moment);
-            row.window_bytes = server.map(|(lsn, _)| lsn.bytes_since(found.boundary).unwrap_or(0));
         }
-        let Some((flush, asked)) = server else {
+        let Some((server, asked)) = server else {
             return row;
         };
-        let open = found.boundary < flush;
+        if row.window_bytes.is_none() {
+            row.error = strangers(store, server, found.timeline).await;
+            if row.error.is_some() {
+                return row;
+            }
+            row.window_bytes = Some(server.flush_lsn.bytes_since(found.boundary).unwrap_or(0));
+        }
+        let open = found.boundary < server.flush_lsn;
         if !open && row.window_bytes == Some(0) {
             row.window_ms = Some(0);
             return row;
