@@ -30,7 +30,7 @@ drill() {
         worker skytide doctor --db "$(as repl_root "passfile=$(etc)/pgpass sslmode=verify-full sslrootcert=stranger.crt")" --as root
     refused "no TLS" "no encryption" client psql -X "$(as app "sslmode=disable channel_binding=disable")" -c 'select 1'
     refused "no TLS, by skytide" "no encryption" \
-        worker skytide doctor --db "$(as repl_root "passfile=$(etc)/pgpass sslmode=disable")" --as root
+        worker skytide doctor --db "$(as repl_root "passfile=$(etc)/pgpass sslmode=disable channel_binding=disable")" --as root
     refused "the superuser from another host" "no pg_hba.conf entry" client psql -X "$(as postgres)" -c 'select 1'
 
     reissue provider 0
