@@ -93,6 +93,7 @@ async fn a_round_that_is_under_way_at_the_stop_is_made_and_counted() {
     .await
     .unwrap();
     let stop = tokio::spawn(ticker.stop());
+    // A ticker that leaves its round to the server would be gone by then; one that does not is not held to any time.
     tokio::time::sleep(Duration::from_millis(50)).await;
     held.commit().await.unwrap();
     let stats = stop.await.unwrap();
