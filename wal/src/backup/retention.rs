@@ -209,7 +209,13 @@ async fn way(store: &std::sync::Arc<dyn Store>, backups: &[Summary]) -> Result<W
         return Ok(Way::default());
     };
     let restorer = Restorer::new(vec![store.clone()], None);
-    Ok(Way(history(&restorer, newest).await.ok()))
+    match history(&restorer, newest).await {
+        Ok(history) => Ok(Way(Some(history))),
+        // The server was on it before there was a store.
+        Err(_) if backups.iter().all(|backup| backup.timeline == newest.as_u32()) => Ok(Way::default()),
+        // Which backups lead there is not known: none may go.
+        Err(error) => Err(error),
+    }
 }
 
 async fn wal(
