@@ -326,13 +326,17 @@ async fn nodes_and_tables_stay_and_go_on_capturing_by_triggers() {
             "create table a (id serial primary key); create table b (id int primary key); \
              select pgq_node.register_location('q', 'root', 'dbname=d', false); \
              select pgq_node.create_node('q', 'root', 'root', 'worker', null, null, null); \
-             select londiste.local_add_table('q', 'public.a'), londiste.local_add_seq('q', 'public.a_id_seq')",
+             select londiste.local_add_table('q', 'public.a'), londiste.local_add_seq('q', 'public.a_id_seq'); \
+             create role auditor; grant update, references on pgq.subscription to auditor with grant option",
         )
         .await
         .unwrap();
     install::install(&mut client).await.unwrap();
 
     assert_eq!(text(&client, "select londiste.get_capture('q')").await, "trigger");
+    let granted =
+        "select has_table_privilege('auditor', 'pgq.subscription', 'update with grant option')::text";
+    assert_eq!(text(&client, granted).await, "true");
     assert_eq!(
         text(
             &client,
@@ -402,7 +406,23 @@ async fn what_stands_in_the_way_is_named_and_nothing_is_changed() {
         matches!(&refused, InstallError::DependentView { view } if view == "public.lags"),
         "{refused}"
     );
-    client.batch_execute("drop view lags").await.unwrap();
+    client
+        .batch_execute(
+            "drop view lags; \
+             create function watch() returns trigger language plpgsql as 'begin return null; end'; \
+             create trigger \"my watch\" after update on pgq.subscription for each row execute function watch()",
+        )
+        .await
+        .unwrap();
+    let refused = install::install(&mut client).await.unwrap_err();
+    assert!(
+        matches!(&refused, InstallError::DependentTrigger { trigger } if trigger == "\"my watch\""),
+        "{refused}"
+    );
+    client
+        .batch_execute("drop trigger \"my watch\" on pgq.subscription; drop function watch()")
+        .await
+        .unwrap();
 
     client
         .batch_execute("create role somebody login; grant create on database d to somebody; set session authorization somebody")

@@ -482,3 +482,50 @@ async fn a_queue_that_is_being_dropped_holds_up_no_other() {
     let row = client.query_one(ticked, &[]).await.unwrap();
     assert_eq!(row.get::<_, Vec<String>>(0), ["other", "q"]);
 }
+
+/// A snapshot older than the turns of the position tables sees no position at all: that is not "no such batch".
+#[tokio::test]
+async fn a_batch_that_an_old_snapshot_cannot_see_is_not_called_unknown() {
+    let (server, client) = arena().await;
+    client
+        .batch_execute(
+            "select pgq.register_consumer('q', c) from unnest('{slow,busy}'::text[]) c; \
+             select pgq.insert_event('q', 't', 'x'); \
+             select pgq.tick_now('q')",
+        )
+        .await
+        .unwrap();
+    let batch = int(&client, "select pgq.next_batch('q', 'slow')").await;
+    let old = session(&server).await;
+    old.batch_execute("begin isolation level repeatable read; select 1")
+        .await
+        .unwrap();
+    for _ in 0..3 {
+        client
+            .batch_execute(
+                "do $$ begin \
+                    for i in 1 .. 16001 loop perform pgq.seek_consumer('q', 'busy', 1 + i % 2); end loop; \
+                 end $$; \
+                 update pgq.position_switch set switch_time = now() - interval '11 minutes'; \
+                 select pgq.maint_rotate_positions()",
+            )
+            .await
+            .unwrap();
+    }
+    let finish = format!("select pgq.finish_batch({batch})");
+    let refused = old.query_one(&finish, &[]).await.unwrap_err();
+    assert_eq!(
+        refused.code(),
+        Some(&SqlState::T_R_SERIALIZATION_FAILURE),
+        "{refused}"
+    );
+
+    // What is unknown still is so, and the batch waits for the next try.
+    old.batch_execute("rollback; begin isolation level repeatable read")
+        .await
+        .unwrap();
+    let unknown = old.query_one("select pgq.finish_batch(99)", &[]).await.unwrap();
+    assert_eq!(unknown.get::<_, i32>(0), 0);
+    let finished = old.query_one(&finish, &[]).await.unwrap();
+    assert_eq!(finished.get::<_, i32>(0), 1);
+}

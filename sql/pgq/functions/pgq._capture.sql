@@ -177,7 +177,13 @@ begin
     if i_op = 'TRUNCATE' then
         f[1] := case l_format
             when 'json' then '{"op":"TRUNCATE","table":[' || to_json(i_schema) || ',' || to_json(i_table)
-                || '],"pkey":[]}'
+                || '],"pkey":' || array_to_json(array(
+                        select a.attname::text
+                          from pg_catalog.pg_constraint c
+                         cross join lateral unnest(c.conkey) with ordinality as k (num, nr)
+                          join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.num
+                         where c.conrelid = i_relid and c.contype = 'p'
+                         order by k.nr)) || '}'
             else 'R'
         end;
         f[2] := case l_format when 'json' then '{}' else '' end;

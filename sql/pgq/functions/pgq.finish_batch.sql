@@ -1,5 +1,6 @@
 -- pgq.finish_batch(batch): close a batch; its consumer moves to the batch's end
 --   returns  1; 0 with a warning if there is no such batch
+--   errors   40001 in repeatable read or serializable if the snapshot is too old to know
 --   note     a subconsumer's row loses both ticks, as it has no position of its own
 create or replace function pgq.finish_batch(x_batch_id bigint) returns integer as $$
 declare
@@ -18,6 +19,7 @@ begin
           into s
           from pgq._batch(x_batch_id) b;
         if not found then
+            perform pgq._require_seen_positions();
             raise warning 'finish_batch: batch % not found', x_batch_id;
             return 0;
         end if;

@@ -3,6 +3,7 @@
 --   time     ev_time of the event, too. One that is past or null: at once
 --   returns  event id, as consumers will see it; pgq.cancel_event_at takes it
 --   errors   as pgq.insert_event
+--   note     does not count for the queue's limit of events in a transaction
 --   note     delivered once, in the first batch after maintenance found it due: some seconds late, and
 --            sorted by its id, that is, before younger events of its batch
 create or replace function pgq.insert_event_at(

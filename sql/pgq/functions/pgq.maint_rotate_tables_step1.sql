@@ -1,6 +1,6 @@
 -- pgq.maint_rotate_tables_step1(queue): switch to the queue's next event table if it is time and nobody needs it
 --   returns  0
---   errors   transaction id behind the last switch; a consumer's tick is missing
+--   errors   other isolation than read committed; transaction id behind the last switch; a consumer's tick is missing
 --   note     does nothing while the queue's row or the next table is locked: the next round tries again
 --   hazard   run step 2 in a later transaction
 create or replace function pgq.maint_rotate_tables_step1(i_queue_name text) returns integer as $$
@@ -12,6 +12,7 @@ declare
     l_next      integer;
     l_positions bigint[];
 begin
+    perform pgq._require_read_committed('pgq.maint_rotate_tables_step1()');
     select t.queue_id, t.queue_switch_step1, t.queue_switch_step2, t.queue_cur_table, t.queue_ntables,
            t.queue_data_pfx
       into q

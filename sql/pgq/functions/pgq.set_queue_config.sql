@@ -31,6 +31,10 @@ begin
     if x_param_value is null then
         raise exception 'Invalid NULL value' using errcode = 'null_value_not_allowed';
     end if;
+    if x_param_name in ('retry_delay', 'retry_max_delay') and x_param_value::interval < interval '0' then
+        raise exception 'parameter "%" must not be negative: %', x_param_name, x_param_value
+            using errcode = 'invalid_parameter_value';
+    end if;
     execute format('update pgq.queue set %I = $1::%s where queue_name = $2', 'queue_' || x_param_name, l_type)
         using x_param_value, x_queue_name;
     return 1;

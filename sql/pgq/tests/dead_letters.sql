@@ -48,6 +48,11 @@ select queue_name, consumer_name, dead_letters, oldest <= newest as ok from pgq.
 select * from pgq.get_dead_letters();
 reset role;
 
+-- no time goes backwards
+select pgq.set_queue_config('q', 'retry_delay', '-1 second');
+select pgq.set_queue_config('q', 'retry_max_delay', '-1 day');
+select queue_retry_delay, queue_retry_max_delay from pgq.queue;
+
 -- replay: to that consumer only, and as if it had never failed
 set role pgq_admin;
 select pgq.dead_letter_replay(99) as none;

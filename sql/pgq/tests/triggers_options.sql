@@ -151,6 +151,9 @@ create trigger s after truncate on tr for each statement execute function pgq.sq
 insert into tr values (1);
 truncate tr;
 select * from tr;
+create table trk (a int, "B ""b" int, c text, primary key (c, "B ""b"));
+create trigger j after truncate on trk for each statement execute function pgq.jsontriga('q');
+truncate trk;
 drop trigger l on tr; drop trigger j on tr;
 create trigger j after truncate on tr for each statement execute function pgq.jsontriga('q', 'ignore=id');
 call try('truncate tr'); drop trigger j on tr;

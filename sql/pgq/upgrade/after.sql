@@ -32,6 +32,13 @@ begin
 end;
 $$;
 
+-- rights on the table are rights on the view that took its name
+do $$
+begin
+    perform pgq._grant_perms_from('pgq', 'subscriber', 'pgq', 'subscription');
+end;
+$$;
+
 -- event tables of 2.1 were everybody's or nobody's
 do $$
 begin

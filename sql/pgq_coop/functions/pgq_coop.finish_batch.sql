@@ -1,5 +1,6 @@
 -- pgq_coop.finish_batch(batch): close a subconsumer's batch
 --   returns  1; 0 with a warning if no subconsumer has such a batch
+--   errors   40001 in repeatable read or serializable if the snapshot is too old to know
 create or replace function pgq_coop.finish_batch(i_batch_id bigint) returns integer as $$
 begin
     -- a consumer of its own is none of ours
@@ -14,6 +15,7 @@ begin
     then
         return pgq.finish_batch(i_batch_id);
     end if;
+    perform pgq._require_seen_positions();
     raise warning 'coop_finish_batch: batch % not found', i_batch_id;
     return 0;
 end;

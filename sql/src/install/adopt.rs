@@ -65,10 +65,13 @@ pub(super) async fn examine<C: GenericClient>(
             dependent: row.get(0),
         });
     }
-    if module == Module::Pgq
-        && let Some(row) = client.query_opt(queries::DEPENDENT_VIEW, &[]).await?
-    {
-        return Err(InstallError::DependentView { view: row.get(0) });
+    if module == Module::Pgq {
+        if let Some(row) = client.query_opt(queries::DEPENDENT_VIEW, &[]).await? {
+            return Err(InstallError::DependentView { view: row.get(0) });
+        }
+        if let Some(row) = client.query_opt(queries::DEPENDENT_TRIGGER, &[]).await? {
+            return Err(InstallError::DependentTrigger { trigger: row.get(0) });
+        }
     }
 
     let mut steps = Vec::new();
@@ -86,6 +89,18 @@ pub(super) async fn examine<C: GenericClient>(
     if module == Module::Pgq {
         steps.extend(trigger_step(client, module, triggers).await?);
     }
+    let scripts = module.embedded().scripts.iter();
+    let functions: Vec<&str> = scripts
+        .filter(|script| triggers != CTriggers::Keep || !script.is_trigger_function())
+        .map(|script| script.function)
+        .collect();
+    let replaced: i64 = client
+        .query_one(queries::COUNT_REPLACED, &[&schema, &functions])
+        .await?
+        .get(0);
+    steps.push(format!(
+        "replace functions: {replaced}; what somebody changed in them goes"
+    ));
     let open: i64 = client
         .query_one(queries::COUNT_PUBLIC, &[&schema, &module.embedded().public])
         .await?

@@ -27,6 +27,9 @@ pub enum InstallError {
     #[error("view {view} uses columns of pgq.subscription that move to another table")]
     DependentView { view: String },
 
+    #[error("trigger {trigger} is on pgq.subscription, whose columns move to another table")]
+    DependentTrigger { trigger: String },
+
     #[error("the tables of the old schemas could not be locked within {} seconds{holders}", .waited.as_secs())]
     Locked {
         waited: Duration,
@@ -91,6 +94,9 @@ impl InstallError {
             InstallError::DependentExtension { dependent, .. } => {
                 format!("Drop it with: drop extension {dependent}")
             }
+            InstallError::DependentTrigger { trigger } => format!(
+                "Drop it: drop trigger {trigger} on pgq.subscription. That is a view afterwards, and positions are in pgq.position."
+            ),
             InstallError::DependentView { view } => format!(
                 "Keep what select pg_get_viewdef('{view}') gives, drop the view, and make it again afterwards: \
                  pgq.subscription has the same columns then."

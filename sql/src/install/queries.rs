@@ -134,6 +134,20 @@ pub const DEPENDENT_VIEW: &str = "\
        and a.attname in ('sub_last_tick', 'sub_active', 'sub_batch', 'sub_next_tick') \
      limit 1";
 
+/// Its columns move to another table, which such a trigger would not see, or stumble over.
+pub const DEPENDENT_TRIGGER: &str = "\
+    select quote_ident(t.tgname) \
+      from pg_catalog.pg_trigger t \
+     where t.tgrelid = to_regclass('pgq.subscription') and not t.tgisinternal \
+     limit 1";
+
+/// Functions of the schema among `$2`.
+pub const COUNT_REPLACED: &str = "\
+    select count(*) \
+      from pg_catalog.pg_proc p \
+      join pg_catalog.pg_namespace n on n.oid = p.pronamespace \
+     where n.nspname = $1 and p.proname = any ($2)";
+
 pub const COUNT_MEMBERS: &str = "\
     select count(*) \
       from pg_catalog.pg_depend d \
