@@ -9,6 +9,7 @@ mod manage;
 mod old;
 mod receive;
 mod reload;
+mod replaced;
 mod s3;
 mod salvage;
 mod ship;

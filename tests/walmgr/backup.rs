@@ -101,7 +101,15 @@ fn amcheck_says_it_is_sound(server: &Server) {
         return;
     }
     let dsn = server.dsn("postgres");
-    let arguments = ["--install-missing", "--heapallindexed", "-d", &dsn];
+    // A database is a pattern to it; only this option takes a connection string.
+    let arguments = [
+        "--install-missing",
+        "--heapallindexed",
+        "--maintenance-db",
+        &dsn,
+        "--database",
+        "postgres",
+    ];
     let said = server
         .command(program.to_str().unwrap())
         .args(arguments)

@@ -28,7 +28,7 @@ use crate::durable::{Attach, FileError};
 use crate::pack::{Contents, Kind, PackError, Packer, Span};
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::{Content, Put, Store, StoreError, layout};
-use crate::{SegmentName, WalError, WalFileName};
+use crate::{SegmentName, TimelineId, WalError, WalFileName};
 
 /// Threads that check and compress, for all files together.
 const CPU_THREADS: usize = 2;
@@ -135,6 +135,17 @@ pub enum ArchiveError {
         location: Option<String>,
         expected: Lsn,
         found: Lsn,
+    },
+    #[error(
+        "store {location} has timeline {timeline}, which left timeline {own} at {lsn}, and {name} goes beyond that: the \
+         server was replaced by another one"
+    )]
+    Replaced {
+        name: WalFileName,
+        location: String,
+        own: TimelineId,
+        timeline: TimelineId,
+        lsn: Lsn,
     },
     #[error("store {location} has another {name}")]
     OtherText { name: WalFileName, location: String },

@@ -35,6 +35,7 @@ pub mod stats;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod store;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod succession;
 pub mod tail;
 pub mod timeline;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]

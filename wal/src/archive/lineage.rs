@@ -12,6 +12,7 @@ use super::{ArchiveError, Prepared};
 use crate::format::page::{LONG_HEADER, PageSize, SHORT_HEADER};
 use crate::pack::{Contents, Index, PackError, Span};
 use crate::store::{Store, StoreError, layout};
+use crate::succession::{Successor, successor_of};
 use crate::tail::names_of;
 use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, WalFileName};
 
@@ -122,9 +123,10 @@ impl Lineage {
         self.lock().contains_key(&name)
     }
 
-    /// Compares a segment with the one before it in this store. A store that has none, or whose copy cannot be read,
-    /// has nothing to say.
+    /// Compares a segment with what this store has: with timelines that left its own, and with the one before it. A
+    /// store that has none, or whose copy cannot be read, has nothing to say.
     pub async fn check_in(&self, store: &dyn Store, prepared: &Prepared) -> Result<(), ArchiveError> {
+        refuse_left(store, prepared).await?;
         let Some((segment, link, size)) = prepared.link() else {
             return Ok(());
         };
@@ -173,6 +175,36 @@ impl Prepared {
         let size = SegmentSize::new(self.contents.segment_bytes)?;
         let span = self.contents.span.as_ref()?;
         Some((segment, Link::of(span, size, self.continues), size))
+    }
+}
+
+/// A segment with WAL behind the place where another server went on is of nobody's history but its writer's. What lies
+/// before it may come late, and the server that took over archives the old timeline's last segment as a partial one.
+async fn refuse_left(store: &dyn Store, prepared: &Prepared) -> Result<(), ArchiveError> {
+    let (WalFileName::Segment(segment), Some(size)) =
+        (prepared.name, SegmentSize::new(prepared.contents.segment_bytes))
+    else {
+        return Ok(());
+    };
+    let Some(number) = segment.number(size) else {
+        return Ok(());
+    };
+    let own = segment.timeline();
+    let end = match &prepared.contents.span {
+        Some(span) => span.end_lsn,
+        None => number.start(size),
+    };
+    match successor_of(store, own).await? {
+        Some(Successor { timeline, lsn }) if lsn < end || lsn <= number.start(size) => {
+            Err(ArchiveError::Replaced {
+                name: prepared.name,
+                location: store.location().to_owned(),
+                own,
+                timeline,
+                lsn,
+            })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -455,6 +455,40 @@ async fn the_first_segment_of_a_timeline_follows_its_parent() {
 }
 
 #[tokio::test]
+async fn what_lies_behind_the_place_where_a_timeline_was_left_is_refused() {
+    let stage = Stage::new(1, 1);
+    let ours = history(4, 1);
+    stage.archive(&ours[0].0, &ours[0].1).await.unwrap();
+    for (name, text) in [
+        ("00000003.history", "1\t0/300060\tno recovery target specified\n"),
+        ("00000004.history", "1\t0/200060\tof another cluster's, and cut\n"),
+    ] {
+        stage.archive(name, text.as_bytes()).await.unwrap();
+    }
+    // One that cannot be read forbids nothing.
+    let cut = stage.stored(0, "00000004.history");
+    let bytes = std::fs::read(&cut).unwrap();
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+
+    stage.archive(&ours[1].0, &ours[1].1).await.unwrap();
+    for (name, bytes) in &ours[2..] {
+        let error = stage.archive(name, bytes).await.unwrap_err();
+        assert!(
+            matches!(&error, ArchiveError::Replaced { timeline, lsn, .. }
+                if timeline.as_u32() == 3 && *lsn == Lsn::new(0x0030_0060)),
+            "{error}"
+        );
+        assert!(!error.is_store_trouble());
+        assert!(!stage.stored(0, name).exists());
+    }
+    // What the new primary archives of the old timeline's last segment.
+    stage
+        .archive(&format!("{}.partial", ours[2].0), &ours[2].1)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn a_store_that_was_left_behind_is_given_what_it_lacks() {
     let stage = Stage::new(3, 1);
     let history = history(6, 1);

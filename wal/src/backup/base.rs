@@ -21,6 +21,7 @@ use super::stores::Stores;
 use super::tar::{Entry, EntryKind, Event, TarReader};
 use super::{BackupError, Kind, Label, Progress, Summary, unix_now, wal};
 use crate::SegmentSize;
+use crate::TimelineId;
 use crate::store::Content;
 use crate::store::identity::Identity;
 use crate::walsender::{BackupPart, BaseBackupOptions, Client};
@@ -55,9 +56,9 @@ pub async fn take(
 ) -> Result<Summary, BackupError> {
     progress.enter("checkpoint", 0);
     let started = unix_now();
-    let identity = identify(&mut client).await?;
+    let (identity, timeline) = identify(&mut client).await?;
     let data_checksums = client.show("data_checksums").await? == "on";
-    let label = begin(&stores, identity, started, None).await?;
+    let label = begin(&stores, identity, timeline, started, None).await?;
 
     let options = BaseBackupOptions {
         label: format!("skytide {label}"),
@@ -140,8 +141,8 @@ pub async fn take(
     complete(&stores, backup, progress).await
 }
 
-/// Who the server is, and that we can read what it writes.
-pub async fn identify(client: &mut Client) -> Result<Identity, BackupError> {
+/// Who the server is, on which timeline, and that we can read what it writes.
+pub async fn identify(client: &mut Client) -> Result<(Identity, TimelineId), BackupError> {
     for (setting, ours) in [
         ("block_size", PAGE as u64),
         ("segment_size", u64::from(SEGMENT_PAGES) * PAGE as u64),
@@ -157,11 +158,12 @@ pub async fn identify(client: &mut Client) -> Result<Identity, BackupError> {
         what: "wal_segment_size",
         value,
     })?;
-    let system_id = client.identify_system().await?.system_id;
-    Ok(Identity {
-        system_id,
+    let system = client.identify_system().await?;
+    let identity = Identity {
+        system_id: system.system_id,
         segment_size,
-    })
+    };
+    Ok((identity, system.timeline))
 }
 
 /// A setting's value as SHOW prints it: `8192`, `16MB`, `1GB`.
@@ -181,10 +183,11 @@ fn parse_size(text: &str) -> Option<u64> {
 pub(super) async fn begin(
     stores: &Stores,
     identity: Identity,
+    timeline: TimelineId,
     started: i64,
     parent: Option<&Label>,
 ) -> Result<Label, BackupError> {
-    stores.claim(identity).await?;
+    stores.claim(identity, timeline).await?;
     let kind = match parent {
         Some(_) => Kind::Incremental,
         None => Kind::Full,

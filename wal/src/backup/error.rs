@@ -37,6 +37,16 @@ pub enum BackupError {
         #[source]
         source: StoreError,
     },
+    #[error(
+        "store {location} has timeline {timeline}, which left the server's timeline {own} at {lsn}: the server was \
+         replaced by another one"
+    )]
+    Replaced {
+        location: String,
+        own: TimelineId,
+        timeline: TimelineId,
+        lsn: Lsn,
+    },
     #[error("another backup is called {0}, too")]
     Taken(Label),
     #[error("there is no backup {0}")]

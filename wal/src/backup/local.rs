@@ -56,7 +56,7 @@ pub async fn take(
     let started = unix_now();
     let mut walsender = Client::connect(target, Mode::Physical, "skytide walmgr").await?;
     let server_version = walsender.server_version_num();
-    let identity = identify(&mut walsender).await?;
+    let (identity, timeline) = identify(&mut walsender).await?;
     drop(walsender);
     let session = conn::connect(target, "skytide walmgr")
         .await
@@ -66,7 +66,7 @@ pub async fn take(
     if control.system_id != identity.system_id {
         return Err(not_its_directory(&settings.data_dir, "it is another cluster's"));
     }
-    let label = begin(&stores, identity, started, settings.parent.as_ref()).await?;
+    let label = begin(&stores, identity, timeline, started, settings.parent.as_ref()).await?;
     let parent = match &settings.parent {
         Some(label) => Some(read_manifest(&stores, label).await?),
         None => None,

@@ -6,8 +6,10 @@ use bytes::Bytes;
 
 use super::manifest::{self, MAX_SUMMARY, Object};
 use super::{Backup, BackupError, Label, Summary};
+use crate::TimelineId;
 use crate::store::identity::Identity;
 use crate::store::{Content, Listed, ObjectName, Prefix, Put, Store, StoreError};
+use crate::succession::successor_of;
 
 /// Where a backup goes. A store that fails is left out from then on.
 #[derive(Debug)]
@@ -47,10 +49,18 @@ impl Stores {
         lost.iter().flatten().map(ToString::to_string).collect()
     }
 
-    /// Makes the stores the cluster's, or refuses.
-    pub(crate) async fn claim(&self, identity: Identity) -> Result<(), BackupError> {
+    /// Makes the stores the cluster's, or refuses: another cluster, or a server whose timeline was left.
+    pub(crate) async fn claim(&self, identity: Identity, timeline: TimelineId) -> Result<(), BackupError> {
         for store in &self.stores {
             identity.claim(&**store).await?;
+            if let Some(successor) = successor_of(&**store, timeline).await? {
+                return Err(BackupError::Replaced {
+                    location: store.location().to_owned(),
+                    own: timeline,
+                    timeline: successor.timeline,
+                    lsn: successor.lsn,
+                });
+            }
         }
         Ok(())
     }

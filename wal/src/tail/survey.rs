@@ -8,6 +8,7 @@ use skytide_sql::Lsn;
 use super::error::TailError;
 use crate::store::identity::Identity;
 use crate::store::{Store, layout};
+use crate::succession::{Successor, successor_of};
 use crate::{HistoryFile, SegmentNo, SegmentSize, TimelineId, WalFileName};
 
 /// The archiver works ahead and side by side: so far behind the newest segment there may be one that is still on its
@@ -81,29 +82,14 @@ fn open_of(whole: &BTreeSet<SegmentNo>, begun: &BTreeSet<SegmentNo>) -> Option<V
 
 /// A store that knows a timeline that left this one belongs to the server that took over.
 async fn refuse_successors(store: &dyn Store, path: &HistoryFile) -> Result<(), TailError> {
-    for object in store.list(&layout::histories()).await? {
-        let Some(WalFileName::History(timeline)) = layout::wal_file_of(&object.name) else {
-            continue;
-        };
-        if path.range_of(timeline).is_some() || timeline < path.timeline() {
-            continue;
-        }
-        let text = store.get(&object.name).await?;
-        let text = text.and_then(|packed| crate::pack::unpack(&packed).ok());
-        let text = text.and_then(|(_, text)| String::from_utf8(text).ok());
-        let history = text.and_then(|text| HistoryFile::parse(timeline, &text).ok());
-        let left: Option<Lsn> = history
-            .and_then(|history| history.range_of(path.timeline()))
-            .and_then(|(_, end)| end);
-        if let Some(lsn) = left {
-            return Err(TailError::Replaced {
-                location: store.location().to_owned(),
-                timeline,
-                lsn,
-            });
-        }
+    match successor_of(store, path.timeline()).await? {
+        None => Ok(()),
+        Some(Successor { timeline, lsn }) => Err(TailError::Replaced {
+            location: store.location().to_owned(),
+            timeline,
+            lsn,
+        }),
     }
-    Ok(())
 }
 
 /// Of the stores that can be asked and have something.

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use skytide_wal::WalFileName;
 use skytide_wal::archive::{ArchiveError, Archiver, Report, Settings, Source};
+use skytide_wal::store::layout;
+use skytide_wal::{TimelineId, WalFileName};
 use tracing::{info, warn};
 
 use super::{client, store, wire::Ask};
@@ -101,6 +102,7 @@ impl Advice for ArchiveError {
                  a new timeline: stop one of the two, or give this one stores of its own."
                     .into(),
             ),
+            ArchiveError::Replaced { timeline, .. } => Some(replaced(*timeline)),
             ArchiveError::DamagedCopy { location, .. } => Some(format!(
                 "Remove the damaged file from {location}; it is archived anew when PostgreSQL asks again."
             )),
@@ -110,6 +112,15 @@ impl Advice for ArchiveError {
             _ => None,
         }
     }
+}
+
+/// What to do about two servers of which one went on from the other's timeline.
+pub fn replaced(timeline: TimelineId) -> String {
+    format!(
+        "Stop the server that was replaced; it has to be rewound (pg_rewind) or copied anew. Where it is the right one and \
+         timeline {timeline} was a trial, give the trial stores of its own, and remove {} from this store.",
+        layout::object_of(WalFileName::History(timeline))
+    )
 }
 
 /// An error and what to do about it, for a client that only passes it on.

@@ -4,8 +4,8 @@ use skytide_wal::receive::{ReceiveError, Receiver, Settings};
 use skytide_wal::tail::TailError;
 use tracing::info;
 
-use super::store;
 use super::window::Live;
+use super::{archive, store};
 use crate::cli::failure::{Advice, Failure};
 use crate::cli::{Context, Outcome};
 use crate::config::settings::WalmgrSettings;
@@ -110,11 +110,10 @@ impl Advice for TailError {
                  and take a base backup of a sound server soon."
                     .into(),
             ),
-            TailError::Replaced { .. } => Some(
-                "Name the server that took over in master_db. A former primary has to be rewound (pg_rewind) or \
-                 copied anew; a cluster that was restored to an earlier time needs stores of its own."
-                    .into(),
-            ),
+            TailError::Replaced { timeline, .. } => Some(format!(
+                "Name the server that took over in master_db. {}",
+                archive::replaced(*timeline)
+            )),
             TailError::Diverged { .. } => Some("Stop one of the two servers, or give it a store of its own.".into()),
             TailError::DamagedCopy { location, segment, .. } => Some(format!(
                 "If the server still has it: remove the partial {segment} from {location}, and start again."

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use skytide_wal::backup::{BackupError, Progress, Stores};
 
-use super::store;
+use super::{archive, store};
 use crate::cli::Context;
 use crate::cli::failure::Advice;
 use crate::cli::output::Measure;
@@ -65,6 +65,7 @@ impl Advice for BackupError {
         match self {
             BackupError::Store(error) | BackupError::TooFew { source: error, .. } => store::hint(error),
             BackupError::Identity(error) => error.hint(),
+            BackupError::Replaced { timeline, .. } => Some(archive::replaced(*timeline)),
             BackupError::Walsender(error) if error.server_error().is_some_and(|e| e.code == "28000") => Some(
                 "The user needs the REPLICATION right, and pg_hba.conf a line: host replication USER ADDRESS \
                  scram-sha-256"
