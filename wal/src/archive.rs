@@ -26,6 +26,7 @@ pub use compare::first_difference;
 use self::lineage::Lineage;
 use crate::durable::{Attach, FileError};
 use crate::pack::{Contents, Kind, PackError, Packer, Span};
+use crate::page_buffer::PageBuffer;
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::{Content, Put, Store, StoreError, layout};
 use crate::{SegmentName, TimelineId, WalError, WalFileName};
@@ -187,7 +188,7 @@ pub struct Archiver {
 /// A file that was read, checked and packed.
 struct Prepared {
     name: WalFileName,
-    file: Vec<u8>,
+    file: Bytes,
     contents: Contents,
     /// A segment that begins with the rest of a record.
     continues: bool,
@@ -292,10 +293,10 @@ impl Archiver {
             let _permit = permit;
             match name {
                 WalFileName::Segment(_) | WalFileName::Partial(_) => {
-                    prepare_segment(name, file, system_id, level, false)
+                    prepare_segment(name, file.into(), system_id, level, false)
                 }
                 WalFileName::History(_) | WalFileName::BackupHistory { .. } => {
-                    prepare_text(name, file, system_id, known)
+                    prepare_text(name, file.into(), system_id, known)
                 }
             }
         });
@@ -417,22 +418,22 @@ impl Prepared {
     }
 }
 
-fn read(path: &Path, max: u64) -> Result<Vec<u8>, FileError> {
-    use std::io::{Error, ErrorKind, Read};
+fn read(path: &Path, max: u64) -> Result<Bytes, FileError> {
+    use std::io::{Error, ErrorKind};
     let mut file = std::fs::File::open(path).to("open", path)?;
     let bytes = file.metadata().to("look at", path)?.len();
     if bytes > max {
         let error = Error::new(ErrorKind::FileTooLarge, format!("{bytes} bytes"));
         return Err(FileError::new("read", path, error));
     }
-    let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0) + 1);
-    file.read_to_end(&mut content).to("read", path)?;
-    Ok(content)
+    let mut content = PageBuffer::new(usize::try_from(bytes).unwrap_or(0) + 1);
+    content.fill(&mut file).to("read", path)?;
+    Ok(content.into_bytes())
 }
 
 fn prepare_segment(
     name: WalFileName,
-    file: Vec<u8>,
+    file: Bytes,
     system_id: Option<u64>,
     level: i32,
     both_threads: bool,
@@ -471,7 +472,7 @@ fn prepare_segment(
 /// A text says neither whose it is nor how long segments are: the control file or the store does.
 fn prepare_text(
     name: WalFileName,
-    file: Vec<u8>,
+    file: Bytes,
     system_id: Option<u64>,
     known: Option<Identity>,
 ) -> Result<Prepared, ArchiveError> {

@@ -20,6 +20,8 @@ pub mod format;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod pack;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
+pub mod page_buffer;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod promote;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod receive;

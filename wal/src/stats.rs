@@ -24,11 +24,11 @@ impl Share {
         self.record_bytes + self.image_bytes
     }
 
-    fn add(&mut self, record_bytes: u64, images: u64, image_bytes: u64) {
-        self.records += 1;
-        self.record_bytes += record_bytes;
-        self.images += images;
-        self.image_bytes += image_bytes;
+    fn add(&mut self, other: &Share) {
+        self.records += other.records;
+        self.record_bytes += other.record_bytes;
+        self.images += other.images;
+        self.image_bytes += other.image_bytes;
     }
 }
 
@@ -38,7 +38,30 @@ pub struct WalStats {
     pub total: Share,
     pub commits: Commits,
     rmgrs: [Share; 256],
-    relations: HashMap<RelationFile, Share>,
+    relations: Relations,
+}
+
+/// Sums by relation. A few relations have most of the records; those are found without hashing.
+#[derive(Clone, Debug, Default)]
+struct Relations {
+    sums: Vec<(RelationFile, Share)>,
+    places: HashMap<RelationFile, usize>,
+    /// Places of relations used last, by the last digits of their numbers.
+    recent: [usize; 16],
+}
+
+impl Relations {
+    #[inline]
+    fn of(&mut self, file: RelationFile) -> &mut Share {
+        let recent = &mut self.recent[file.number as usize % 16];
+        if self.sums.get(*recent).is_none_or(|(known, _)| *known != file) {
+            *recent = *self.places.entry(file).or_insert_with(|| {
+                self.sums.push((file, Share::default()));
+                self.sums.len() - 1
+            });
+        }
+        &mut self.sums[*recent].1
+    }
 }
 
 impl Default for WalStats {
@@ -47,7 +70,7 @@ impl Default for WalStats {
             total: Share::default(),
             commits: Commits::default(),
             rmgrs: [Share::default(); 256],
-            relations: HashMap::new(),
+            relations: Relations::default(),
         }
     }
 }
@@ -62,30 +85,39 @@ impl WalStats {
     pub fn add(&mut self, record: &Record<'_>) {
         let length = u64::from(record.header.length);
         let (mut images, mut image_bytes) = (0, 0);
-        let mut first: Option<RelationFile> = None;
-        for block in record.blocks() {
-            let image = block.image.map_or(0, |image| u64::from(image.bytes.len()));
-            images += u64::from(block.image.is_some());
-            image_bytes += image;
-            let of_first = first.is_none_or(|first| first == block.relation);
-            first.get_or_insert(block.relation);
-            let share = self.relations.entry(block.relation).or_default();
-            share.images += u64::from(block.image.is_some());
-            share.image_bytes += image;
-            if !of_first {
-                share.record_bytes += u64::from(block.data.len());
+        if let Some(first) = record.blocks().first().map(|block| block.relation) {
+            // Most records have blocks of one relation, which is looked up once.
+            let mut of_first = Share {
+                records: 1,
+                record_bytes: length,
+                ..Share::default()
+            };
+            for block in record.blocks() {
+                let image = block.image.map_or(0, |image| u64::from(image.bytes.len()));
+                images += u64::from(block.image.is_some());
+                image_bytes += image;
+                let mut share = &mut of_first;
+                if block.relation != first {
+                    let data = u64::from(block.data.len());
+                    of_first.record_bytes -= data;
+                    share = self.relations.of(block.relation);
+                    share.record_bytes += data;
+                }
+                share.images += u64::from(block.image.is_some());
+                share.image_bytes += image;
             }
+            of_first.record_bytes -= image_bytes;
+            self.relations.of(first).add(&of_first);
         }
-        if let Some(first) = first {
-            let others = record.blocks().iter().filter(|block| block.relation != first);
-            let elsewhere: u64 = others.map(|block| u64::from(block.data.len())).sum();
-            let share = self.relations.entry(first).or_default();
-            share.records += 1;
-            share.record_bytes += length - image_bytes - elsewhere;
-        }
-        self.total.add(length - image_bytes, images, image_bytes);
+        let whole = Share {
+            records: 1,
+            record_bytes: length - image_bytes,
+            images,
+            image_bytes,
+        };
+        self.total.add(&whole);
         if let Some(share) = self.rmgrs.get_mut(usize::from(record.rmgr().as_u8())) {
-            share.add(length - image_bytes, images, image_bytes);
+            share.add(&whole);
         }
         if record.rmgr() == Rmgr::TRANSACTION
             && let Some(end) = TransactionEnd::of(record)
@@ -103,11 +135,7 @@ impl WalStats {
 
     /// Relations' files, the one with most bytes first.
     pub fn relations(&self) -> Vec<(RelationFile, Share)> {
-        let mut all: Vec<_> = self
-            .relations
-            .iter()
-            .map(|(file, share)| (*file, *share))
-            .collect();
+        let mut all = self.relations.sums.clone();
         all.sort_by_key(|(file, share)| (std::cmp::Reverse(share.bytes()), *file));
         all
     }

@@ -32,7 +32,7 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline]
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], TooShort> {
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], TooShort> {
         let (taken, rest) = self.rest.split_first_chunk().ok_or(TooShort)?;
         self.rest = rest;
         Ok(*taken)

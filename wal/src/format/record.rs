@@ -9,6 +9,8 @@ use super::version::Format;
 
 /// Bytes of a record's header.
 pub const HEADER: usize = 24;
+/// Bytes of a relation file's name (`RelFileLocator`).
+const RELATION_FILE: usize = 12;
 /// Where in the header its checksum lies.
 pub const CRC_OFFSET: usize = 20;
 /// The largest record: the reader of every major refuses one that takes a gigabyte of memory.
@@ -44,6 +46,9 @@ pub struct RecordHeader {
 impl RecordHeader {
     #[inline]
     pub fn parse(cursor: &mut Cursor<'_>) -> Result<RecordHeader, TooShort> {
+        // One look at the length for all of them.
+        let bytes: [u8; HEADER] = cursor.array()?;
+        let mut cursor = Cursor::new(&bytes);
         let length = cursor.u32()?;
         let xid = Xid32::new(cursor.u32()?);
         let previous = Lsn::new(cursor.u64()?);
@@ -76,7 +81,10 @@ pub struct RelationFile {
 }
 
 impl RelationFile {
+    #[inline]
     pub fn parse(cursor: &mut Cursor<'_>) -> Result<RelationFile, TooShort> {
+        let bytes: [u8; RELATION_FILE] = cursor.array()?;
+        let mut cursor = Cursor::new(&bytes);
         Ok(RelationFile {
             tablespace: Oid::new(cursor.u32()?),
             database: Oid::new(cursor.u32()?),

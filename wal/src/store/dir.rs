@@ -4,9 +4,8 @@ mod pieces;
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -19,6 +18,7 @@ use super::{
     StoreError, StoreFuture,
 };
 use crate::durable::{self, Attach, Created, FileError};
+use crate::page_buffer::PageBuffer;
 
 /// Where partials are, under the root.
 const PARTIALS: &str = "partial";
@@ -238,7 +238,7 @@ impl Inner {
         let Some((file, bytes)) = self.open(name)? else {
             return Ok(None);
         };
-        self.read(name, &file, 0..bytes).map(Some)
+        self.read(name, file, 0..bytes).map(Some)
     }
 
     fn get_range(&self, name: &ObjectName, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
@@ -253,17 +253,21 @@ impl Inner {
                 bytes,
             });
         }
-        self.read(name, &file, range).map(Some)
+        self.read(name, file, range).map(Some)
     }
 
     /// The range lies in the file, which is no longer than an object may be.
-    fn read(&self, name: &ObjectName, file: &File, range: Range<u64>) -> Result<Bytes, StoreError> {
+    fn read(&self, name: &ObjectName, mut file: File, range: Range<u64>) -> Result<Bytes, StoreError> {
         let length = usize::try_from(range.end - range.start).expect("an object's length fits into memory");
-        let mut buffer = vec![0; length];
-        file.read_exact_at(&mut buffer, range.start)
-            .to("read", &self.object(name))
-            .map_err(|e| self.failed(e))?;
-        Ok(buffer.into())
+        let mut buffer = PageBuffer::new(length);
+        let read = move || -> io::Result<Bytes> {
+            file.seek(SeekFrom::Start(range.start))?;
+            match buffer.fill(&mut file)?.len() == length {
+                true => Ok(buffer.into_bytes()),
+                false => Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        };
+        read().to("read", &self.object(name)).map_err(|e| self.failed(e))
     }
 
     fn list(&self, prefix: &Prefix) -> Result<Vec<Listed>, StoreError> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use skytide_sql::Lsn;
 use skytide_wal::format::page::LongHeader;
+use skytide_wal::page_buffer::PageBuffer;
 use skytide_wal::{
     Decoder, Expected, HistoryFile, Record, SegmentName, SegmentNo, SegmentSize, TimelineId, Timelines,
     WalError, WalFileName,
@@ -220,9 +221,16 @@ impl Source {
         })
     }
 
+    /// A place for a whole file.
+    pub fn buffer(&self) -> PageBuffer {
+        PageBuffer::new(usize::try_from(self.size.bytes()).unwrap_or(usize::MAX))
+    }
+
     /// The whole file, at most a segment of it.
-    pub fn read(&self, file: &WalFile, into: &mut Vec<u8>) -> anyhow::Result<()> {
-        file.read_up_to(self.size.bytes(), into)
+    pub fn read<'a>(&self, file: &WalFile, into: &'a mut PageBuffer) -> anyhow::Result<&'a [u8]> {
+        file.open()
+            .and_then(|mut file| into.fill(&mut file))
+            .with_context(|| format!("read {}", file.path.display()))
     }
 
     /// Hands out the records that begin in the range, until `take` has enough. Says where and why reading stopped.
@@ -232,7 +240,7 @@ impl Source {
         mut take: impl FnMut(&Record<'_>) -> anyhow::Result<Flow>,
     ) -> anyhow::Result<Stop> {
         let mut decoder: Option<Decoder> = None;
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        let mut chunk = PageBuffer::new(CHUNK_BYTES);
         for file in self.files_in(range) {
             let start = file.number.start(self.size);
             let decoder = match &mut decoder {
@@ -246,12 +254,11 @@ impl Source {
             let failed = || format!("read {}", file.path.display());
             let mut bytes = file.open().with_context(failed)?.take(self.size.bytes());
             loop {
-                chunk.clear();
-                let mut some = bytes.by_ref().take(CHUNK_BYTES as u64);
-                if some.read_to_end(&mut chunk).with_context(failed)? == 0 {
+                let some = chunk.fill(&mut bytes).with_context(failed)?;
+                if some.is_empty() {
                     break;
                 }
-                let mut feed = decoder.feed(&chunk);
+                let mut feed = decoder.feed(some);
                 loop {
                     match feed.next_record() {
                         Ok(Some(record)) if record.lsn < range.start => {}

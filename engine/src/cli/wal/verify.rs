@@ -122,10 +122,10 @@ fn print(source: &Source, summary: &Summary, out: &mut impl Write) -> std::io::R
 fn check(source: &Source, range: Range, known: &Known) -> anyhow::Result<Summary> {
     let mut summary = Summary::default();
     let mut chain = Chain::new();
-    let mut bytes = Vec::new();
+    let mut buffer = source.buffer();
     let last = source.files.last().map(|file| file.number);
     for file in source.files_in(range) {
-        source.read(file, &mut bytes)?;
+        let bytes = source.read(file, &mut buffer)?;
         let followed = last.is_some_and(|last| last > file.number);
         let context = SegmentContext {
             number: file.number,
@@ -137,7 +137,7 @@ fn check(source: &Source, range: Range, known: &Known) -> anyhow::Result<Summary
                 None => Tail::Unknown,
             },
         };
-        let report = verify_segment(&bytes, &context);
+        let report = verify_segment(bytes, &context);
         summary.add(file, &report);
         let link = chain.push(&report);
         if let Err(error) = link {
