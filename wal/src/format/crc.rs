@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn a_record_is_summed_from_behind() {
-        let bytes: Vec<u8> = (0..2000_u32).map(|n| (n * n >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..2000_u32).map(|n| ((n * n) >> 3) as u8).collect();
         for end in (24..600).chain(1900..2000) {
             let record = &bytes[..end];
             let turned = [&record[24..], &record[..20]].concat();
