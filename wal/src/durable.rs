@@ -25,6 +25,11 @@ pub const ASIDE_PREFIX: &str = ".aside-";
 /// writer that has not locked it yet.
 const ORPHAN_AGE: Duration = Duration::from_secs(600);
 
+/// Content is written in pieces of this size. The kernel takes memory for its cache in runs as long as the write. In a
+/// virtual machine long runs that were free have often gone back to the host, and to get them again takes ten times as
+/// long as to copy; short ones are at hand.
+pub const WRITE_BYTES: usize = 256 << 10;
+
 /// What became of a file that must not replace another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -195,7 +200,9 @@ impl Aside {
             io::ErrorKind::StorageFull
         )));
         self._file.lock()?;
-        self._file.write_all(content)?;
+        for part in content.chunks(WRITE_BYTES) {
+            self._file.write_all(part)?;
+        }
         fail::fail_point!("durable::written");
         self._file.sync_all()?;
         fail::fail_point!("durable::fsynced");

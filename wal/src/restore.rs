@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 pub use prefetch::Prefetch;
 
 use crate::archive::{ArchiveError, check_segment};
-use crate::durable::{Attach, FileError};
+use crate::durable::{Attach, FileError, WRITE_BYTES};
 use crate::pack::{Contents, Kind, PackError};
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::{Store, StoreError, layout, partial};
@@ -345,7 +345,8 @@ pub fn deliver(served: &Served, target: &Path) -> Result<(), FileError> {
             .truncate(true)
             .mode(0o600)
             .open(target)?;
-        file.write_all(&served.bytes)
+        let mut parts = served.bytes.chunks(WRITE_BYTES);
+        parts.try_for_each(|part| file.write_all(part))
     };
     write().to("write", target).inspect_err(|_| {
         // PostgreSQL looks at the exit code first; this is for pg_rewind and for people.

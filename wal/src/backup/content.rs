@@ -221,13 +221,13 @@ impl FrameReader {
             .map_err(BackupError::Compress)
     }
 
-    /// The stream's bytes of frame `number` of an object, into `out`, which is emptied before.
+    /// The stream's bytes of frame `number` of an object, to the start of `out`, which has room for a frame of it.
     pub fn read(
         &mut self,
         object: &Object,
         number: usize,
         packed: &[u8],
-        out: &mut Vec<u8>,
+        out: &mut [u8],
     ) -> Result<(), String> {
         let frame = object
             .frames
@@ -238,8 +238,7 @@ impl FrameReader {
         }
         let whole = usize::try_from(object.bytes).unwrap_or(0);
         let expected = whole.saturating_sub(number * FRAME).min(FRAME);
-        out.clear();
-        out.resize(expected, 0);
+        let out = out.get_mut(..expected).ok_or("there is no room for a frame")?;
         let found = self.0.decompress_to_buffer(packed, out);
         let found = found.map_err(|error| format!("frame {number} cannot be decompressed: {error}"))?;
         match found == expected && crc32c::crc32c(out) == frame.crc {
@@ -312,7 +311,7 @@ mod tests {
             );
             for frame in 0..object.frames.len() {
                 let range = frame_range(object, frame..=frame);
-                let mut out = Vec::new();
+                let mut out = vec![0; FRAME.min(object.bytes as usize - frame * FRAME)];
                 let part = &packed[range.start as usize..range.end as usize];
                 reader.read(object, frame, part, &mut out).unwrap();
                 stream.extend(&out);

@@ -9,6 +9,7 @@
 //! 5. from there on as over the protocol: WAL, the stores' contents, the manifest.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use super::{BackupError, Kind, Label, Progress, Summary, unix_now};
 use crate::TimelineId;
 use crate::control::{self, ControlFile};
 use crate::durable::{Attach, FileError};
+use crate::page_buffer::PageBuffer;
 use crate::walsender::{Client, Mode};
 
 #[derive(Debug, Clone)]
@@ -349,7 +351,7 @@ impl Copier {
     async fn work(&self) -> Result<Contents, BackupError> {
         let mut filler = self.writer.filler();
         let mut contents = Contents::default();
-        let mut buffer = vec![0; FRAME];
+        let mut buffer = PageBuffer::new(FRAME);
         while let Some(found) = self.files.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             let file = match File::open(&found.at) {
                 // Dropped meanwhile: replay drops it too.
@@ -376,23 +378,21 @@ impl Copier {
         found: &Found,
         file: &File,
         filler: &mut Filler,
-        buffer: &mut [u8],
+        buffer: &mut PageBuffer,
         contents: &mut Contents,
     ) -> Result<(), BackupError> {
         let mut incoming = Incoming::new(found.path.clone(), self.check_from);
         let mut at = 0;
         // What it grows by meanwhile is replayed.
-        while at < found.bytes {
-            let want = usize::try_from(found.bytes - at).map_or(buffer.len(), |left| left.min(buffer.len()));
-            let count = read_at(file, buffer.get_mut(..want).unwrap_or_default(), at, &found.at)?;
-            if count == 0 {
+        let mut rest = file.take(found.bytes);
+        loop {
+            let part = buffer.fill(&mut rest).to("read", &found.at)?;
+            if part.is_empty() {
                 break;
             }
-            incoming
-                .append(filler, &self.writer, buffer.get(..count).unwrap_or_default())
-                .await?;
-            at += count as u64;
-            self.progress.add(count as u64);
+            incoming.append(filler, &self.writer, part).await?;
+            at += part.len() as u64;
+            self.progress.add(part.len() as u64);
         }
         self.read.fetch_add(at, Ordering::Relaxed);
         let before = contents.damaged.len();

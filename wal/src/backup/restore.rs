@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use self::dir::TargetDirs;
@@ -26,7 +27,8 @@ use super::recovery::Recovery;
 use super::stores::{Chain, Stores};
 use super::{BackupError, Label, Progress};
 use crate::control;
-use crate::durable::{self, Attach, FileError};
+use crate::durable::{self, Attach, FileError, WRITE_BYTES};
+use crate::page_buffer::PageBuffer;
 
 /// What stands in a directory while it is being restored.
 pub const MARKER: &str = "skytide-restore.unfinished";
@@ -84,16 +86,26 @@ pub async fn restore(
     progress.enter("restoring", report.bytes - report.kept_bytes);
     fail::fail_point!("restore::prepared");
 
+    let jobs = settings.jobs.max(1);
+    let permits = Arc::new(Semaphore::new(jobs));
     let mut running = JoinSet::new();
     for piece in pieces(&chain, &writes)? {
-        while running.len() >= settings.jobs.max(1) {
+        while running.len() >= jobs * (1 + WAITING_A_JOB) {
             if let Some(done) = running.join_next().await {
                 report.read_bytes += finished(done)??;
             }
         }
+        let permit = permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| BackupError::GivenUp)?;
         let (stores, chain, dirs) = (stores.clone(), chain.clone(), dirs.clone());
         let progress = progress.clone();
-        running.spawn(async move { fetch(&stores, &chain, &dirs, piece, &progress).await });
+        running.spawn(async move {
+            let (read, written) = fetch(&stores, &chain, &dirs, piece, &progress).await?;
+            drop(permit);
+            // The disk works while the next objects are unpacked.
+            finished(tokio::task::spawn_blocking(move || sync(&written)).await)??;
+            Ok::<_, BackupError>(read)
+        });
     }
     while let Some(done) = running.join_next().await {
         report.read_bytes += finished(done)??;
@@ -163,9 +175,11 @@ fn open(path: &Path, anew: bool) -> std::io::Result<File> {
         .open(path)
 }
 
+/// Files are compared in pieces that stay in the processor's cache for both checksums.
+const COMPARED: usize = 256 << 10;
+
 /// A file that is there, with both its checksums.
 fn is_same(path: &Path, file: &manifest::File) -> bool {
-    use std::io::Read;
     let Some(sums) = file.sums else { return false };
     let Ok(mut opened) = File::open(path) else {
         return false;
@@ -177,16 +191,15 @@ fn is_same(path: &Path, file: &manifest::File) -> bool {
         return false;
     }
     let (mut crc, mut other) = (0, crc32fast::Hasher::new());
-    let mut buffer = vec![0; FRAME.min(usize::try_from(file.bytes).unwrap_or(FRAME).max(1))];
+    let mut buffer = PageBuffer::new(COMPARED.min(usize::try_from(file.bytes).unwrap_or(COMPARED).max(1)));
     let mut left = file.bytes;
     loop {
-        match opened.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                let part = buffer.get(..count).unwrap_or_default();
+        match buffer.fill(&mut opened) {
+            Ok([]) => break,
+            Ok(part) => {
                 crc = crc32c::crc32c_append(crc, part);
                 other.update(part);
-                left = left.saturating_sub(count as u64);
+                left = left.saturating_sub(part.len() as u64);
             }
             Err(_) => return false,
         }
@@ -268,20 +281,30 @@ fn pieces(chain: &Chain, writes: &[usize]) -> Result<Vec<Piece>, BackupError> {
 
 /// Larger pieces go to the disk as soon as they are written.
 const EARLY_SYNC: usize = 1 << 20;
+/// Objects, by those that are being unpacked, that may wait for the disk.
+const WAITING_A_JOB: usize = 2;
 
-/// Step 4 for one object. Returns how many bytes were read.
+/// Files of which large pieces were written.
+type Written = Vec<(File, PathBuf)>;
+
+fn sync(written: &Written) -> Result<(), FileError> {
+    let mut files = written.iter();
+    files.try_for_each(|(file, path)| file.sync_data().to("fsync", path))
+}
+
+/// Step 4 for one object, but for the disk. Returns how many bytes were read.
 async fn fetch(
     stores: &Stores,
     chain: &Arc<Chain>,
     dirs: &Arc<TargetDirs>,
     piece: Piece,
     progress: &Arc<Progress>,
-) -> Result<u64, BackupError> {
+) -> Result<(u64, Written), BackupError> {
     let Some((label, objects)) = chain.streams.get(piece.stream) else {
-        return Ok(0);
+        return Ok((0, Vec::new()));
     };
     let Some(object) = usize::try_from(piece.number).ok().and_then(|n| objects.get(n)) else {
-        return Ok(0);
+        return Ok((0, Vec::new()));
     };
     let first = piece.runs.iter().map(|run| run.from / FRAME).min().unwrap_or(0);
     let last = piece
@@ -295,22 +318,22 @@ async fn fetch(
     let (chain, dirs, progress, object) = (chain.clone(), dirs.clone(), progress.clone(), object.clone());
     let work = tokio::task::spawn_blocking(move || {
         let mut reader = FrameReader::new()?;
-        let mut stream = Vec::with_capacity((last + 1 - first) * FRAME);
-        let mut frame_bytes = Vec::new();
+        let mut stream = vec![0; (last + 1 - first) * FRAME];
         let base = frame_range(&object, first..=first).start;
         for frame in first..=last {
             let range = frame_range(&object, frame..=frame);
             let part = slice(&packed, range.start - base, range.end - base);
+            let room = stream.get_mut((frame - first) * FRAME..).unwrap_or_default();
             // They were checked when they came.
             reader
-                .read(&object, frame, part, &mut frame_bytes)
+                .read(&object, frame, part, room)
                 .map_err(|what| BackupError::BadManifest {
                     label: chain.backup.summary.label.clone(),
                     what,
                 })?;
-            stream.extend_from_slice(&frame_bytes);
         }
         let skipped = first * FRAME;
+        let mut written = Written::new();
         let mut opened: Option<(usize, File, PathBuf)> = None;
         for run in &piece.runs {
             let Some(file) = chain.backup.contents.files.get(run.file) else {
@@ -323,18 +346,19 @@ async fn fetch(
             if let Some((_, file, path)) = &opened {
                 let from = run.from - skipped;
                 let bytes = stream.get(from..from + run.bytes).unwrap_or_default();
-                file.write_all_at(bytes, run.at).to("write", path)?;
+                for (part, at) in bytes.chunks(WRITE_BYTES).zip((run.at..).step_by(WRITE_BYTES)) {
+                    file.write_all_at(part, at).to("write", path)?;
+                }
                 if run.bytes >= EARLY_SYNC {
-                    // The disk works while the next object is unpacked.
-                    file.sync_data().to("fsync", path)?;
+                    let file = file.try_clone().to("open", path)?;
+                    written.push((file, path.clone()));
                 }
                 progress.add(run.bytes as u64);
             }
         }
-        Ok::<_, BackupError>(())
+        Ok::<_, BackupError>(written)
     });
-    finished(work.await)??;
-    Ok(read)
+    Ok((read, finished(work.await)??))
 }
 
 fn slice(bytes: &Bytes, start: u64, end: u64) -> &[u8] {

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::content::{FrameReader, finished, frame_range};
+use super::content::{FRAME, FrameReader, finished, frame_range};
 use super::manifest::{Backup, Object};
 use super::stores::{Chain, Stores, list, read_manifest};
 use super::wal::Inventory;
@@ -169,7 +169,7 @@ fn sound(object: &Object, packed: &[u8]) -> Result<(), String> {
         ));
     }
     let mut reader = FrameReader::new().map_err(|error| error.to_string())?;
-    let mut out = Vec::new();
+    let mut out = vec![0; FRAME];
     for frame in 0..object.frames.len() {
         let range = frame_range(object, frame..=frame);
         let range = usize::try_from(range.start).unwrap_or(0)..usize::try_from(range.end).unwrap_or(0);
