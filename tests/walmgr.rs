@@ -18,6 +18,7 @@ mod takeover;
 
 use std::fs;
 
+use rustix::process::Signal;
 use skytide_fixtures::wait;
 use skytide_sql::Lsn;
 use skytide_wal::store::partial::{Boundary, WalPiece};
@@ -176,6 +177,20 @@ async fn missing_is_1_and_trouble_stops_recovery() {
     stage
         .walmgr(&["--set", "colour=red", "restore-wal", &name, "x"])
         .with(255, &["colour"]);
+    // Nor a mistyped word. Who archives is asked again in any case.
+    let path = target.to_str().unwrap();
+    for word in ["restore_wal", "restore", "xrestoer"] {
+        stage.walmgr(&[word, &name, path]).with(255, &[]);
+        stage.small(&[word, &name, path]).with(255, &[]);
+        stage
+            .old(&[stage.conf().to_str().unwrap(), word, &name, path])
+            .with(255, &[]);
+    }
+    stage.small(&[]).with(255, &["no command is given"]);
+    stage.walmgr(&[]).with(2, &["no command is given"]);
+    stage
+        .walmgr(&["archiv", &format!("pg_wal/{name}"), &name])
+        .with(2, &["archiv"]);
     // The store's file system is not mounted.
     fs::rename(stage.store(), stage.path("away")).unwrap();
     stage.restore_file(&name, &target).with(255, &["store"]);
@@ -205,6 +220,52 @@ async fn a_store_is_one_clusters() {
     stage
         .walmgr(&["archive", wal.to_str().unwrap(), "000000010000000000000001"])
         .with(1, &["system"]);
+}
+
+/// Prevents: an archiver that waits for ever, and recovery that does, for a daemon that was stopped and lives.
+#[tokio::test]
+async fn a_daemon_that_says_nothing_is_not_waited_for() {
+    let stage = Stage::new().await;
+    let first = stage.segment(10).await;
+    stage.archive_file(&first).with(0, &[]);
+    let second = stage.segment(10).await;
+    let daemon = stage.daemon().await;
+    daemon.signal(Signal::STOP);
+    daemon.stands_still().await;
+    let target = stage.server.data_dir().join("pg_wal/RECOVERYXLOG");
+    // Where a standby asks, which asks again.
+    let standby = stage.directory("standby");
+    stage.directory("standby/pg_wal");
+    fs::write(standby.join("standby.signal"), "").unwrap();
+    let asked_again = standby.join("pg_wal/RECOVERYXLOG");
+    let path = format!("pg_wal/{second}");
+    let socket = stage.conf().with_extension("sock");
+    let socket = socket.to_str().unwrap();
+    std::thread::scope(|scope| {
+        let small = |words: Vec<String>| {
+            let stage = &stage;
+            scope.spawn(move || stage.small(&words.iter().map(String::as_str).collect::<Vec<_>>()))
+        };
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let archived = small(words(&["archive", &path, &second]));
+        let by_socket = small(words(&["archive", "--socket", socket, &path, &second]));
+        let stopped = small(words(&["restore-wal", &first, target.to_str().unwrap()]));
+        let waits = small(words(&["restore-wal", &first, asked_again.to_str().unwrap()]));
+        let silent = "has said nothing for";
+        archived.join().unwrap().with(0, &[silent, "archived without it"]);
+        by_socket.join().unwrap().with(0, &[]);
+        let hint = [first.as_str(), silent, "kill -CONT"];
+        stopped.join().unwrap().with(255, &hint);
+        waits.join().unwrap().with(1, &hint);
+    });
+    assert!(stage.stored(&second).exists());
+    // It wakes up, and does nothing for those who are gone.
+    daemon.signal(Signal::CONT);
+    stage
+        .small(&["restore-wal", &second, stage.path("asked").to_str().unwrap()])
+        .with(0, &[]);
+    daemon.ends_politely().await;
+    assert!(!target.exists() && !asked_again.exists());
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use skytide::cli::walmgr::client::{self, Quick};
 use skytide::cli::{self, failure};
 
 fn main() -> ExitCode {
@@ -11,7 +12,7 @@ fn main() -> ExitCode {
     if call.restores() {
         stop_recovery_on_panic();
     }
-    if let Some(answer) = cli::walmgr::client::quick(call.arguments()) {
+    if let Quick::Answered(answer) = client::quick(call.arguments()) {
         return answer;
     }
     if call.lacks_configuration() {

@@ -97,7 +97,7 @@ async fn an_old_primary_is_refused(with_daemon: bool) {
             "the server was replaced",
             &own,
             "HINT",
-            "history/00000002",
+            "drop-timeline 2",
         ],
     );
     stage.configure(&format!("master_db = {}", stage.server.dsn("postgres")));

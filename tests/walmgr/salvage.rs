@@ -105,3 +105,64 @@ async fn damage_in_the_middle_is_no_end() {
     fs::write(&file, whole).unwrap();
     assert_eq!(report(&stage)["stores"][0]["complete"], true);
 }
+
+#[tokio::test]
+async fn a_promoted_server_is_salvaged_with_the_timeline_it_came_from() {
+    let stage = Stage::new().await;
+    let first = stage.segment(50).await;
+    stage.archive_file(&first).with(0, &[]);
+    let base = stage.base().await;
+    let data = stage.placed(&base, "standby");
+    let touched = stage
+        .server
+        .command("/bin/touch")
+        .arg(data.join("standby.signal"))
+        .output();
+    assert!(touched.unwrap().status.success());
+    let primary = stage.server.dsn("postgres");
+    let settings = [
+        ("primary_conninfo", primary.as_str()),
+        ("restore_command", "/bin/false"),
+        ("wal_keep_size", "1GB"),
+    ];
+    let standby = stage.start("standby", &settings).await;
+    // Nothing of this is archived: it is on the standby's disk.
+    for rows in [3000, 100] {
+        stage.segment(rows).await;
+    }
+    super::course::in_step(&stage.server, &standby.0).await;
+    stage.server.kill().unwrap();
+    let client = standby.0.connect("postgres").await.unwrap();
+    client.batch_execute("select pg_promote()").await.unwrap();
+    client
+        .batch_execute("insert into t (v) values ('after'); select pg_switch_wal()")
+        .await
+        .unwrap();
+    client
+        .batch_execute("insert into t (v) values ('the last one')")
+        .await
+        .unwrap();
+    let wanted = content(&standby.0).await;
+    let flushed = flush_lsn(&standby.0).await;
+    standby.0.kill().unwrap();
+
+    stage.configure(&format!("master_data = {}", data.display()));
+    let done = report(&stage);
+    assert_eq!(
+        (&done["timeline"], &done["stores"][0]["complete"]),
+        (&2.into(), &true.into()),
+        "{done}"
+    );
+    assert!(boundary(&stage.store()).await >= flushed, "{done}");
+    assert!(stage.store().join("history/00000002.history.zst").is_file());
+    let (old, new) = (wal_in(&stage.store(), 1).await, wal_in(&stage.store(), 2).await);
+    assert!(old.len() >= 3 && same(&new, 2, &standby.0) >= 2, "{done}");
+    // The segment that holds the switch is the new timeline's, with all of the old one's in it.
+    assert_eq!(
+        new.keys().next(),
+        old.keys().next_back().map(|last| last + 1).as_ref()
+    );
+    assert_eq!(report(&stage)["stores"][0]["copied_bytes"], 0);
+    let restored = stage.restored(&base, "restored", &[]).await;
+    assert_eq!(content(&restored.0).await, wanted);
+}

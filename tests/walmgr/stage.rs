@@ -58,7 +58,7 @@ impl Daemon {
         self.0.wait().unwrap();
     }
 
-    /// Until it has stopped itself at the failpoint it was started with.
+    /// Until it has been stopped, by a signal or at the failpoint it was started with.
     pub async fn stands_still(&self) {
         let stat = format!("/proc/{}/stat", self.0.id());
         wait::until("the daemon to stop", PATIENCE, async || {
@@ -72,7 +72,11 @@ impl Daemon {
 
     /// SIGHUP: read the configuration again.
     pub fn hang_up(&self) {
-        kill_process(Pid::from_child(&self.0), Signal::HUP).unwrap();
+        self.signal(Signal::HUP);
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
     pub async fn ends_politely(mut self) {

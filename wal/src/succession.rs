@@ -13,31 +13,51 @@ pub struct Successor {
     pub lsn: Lsn,
 }
 
-/// Who left `timeline` first, of all whose history is in this store. A history that cannot be read says nothing: what it
+/// A timeline's history; `None` if the store does not have it. One that cannot be read is taken for missing: what it
 /// would forbid is told apart by other means, and nobody may be kept from archiving by a damaged file.
-///
-/// One listing, and nothing more as long as no timeline is newer.
-pub async fn successor_of(store: &dyn Store, timeline: TimelineId) -> Result<Option<Successor>, StoreError> {
-    let mut first: Option<Successor> = None;
+pub(crate) async fn history_in(
+    store: &dyn Store,
+    timeline: TimelineId,
+) -> Result<Option<HistoryFile>, StoreError> {
+    if timeline.as_u32() == 1 {
+        return Ok(Some(HistoryFile::root(timeline)));
+    }
+    let object = layout::object_of(WalFileName::History(timeline));
+    let Some(packed) = store.get(&object).await? else {
+        return Ok(None);
+    };
+    let text = crate::pack::unpack(&packed).ok();
+    let text = text.and_then(|(_, text)| String::from_utf8(text).ok());
+    let history = text.and_then(|text| HistoryFile::parse(timeline, &text).ok());
+    if history.is_none() {
+        tracing::warn!(store = store.location(), %object, "a history cannot be read");
+    }
+    Ok(history)
+}
+
+/// The histories of newer timelines that come from this one. One listing, and nothing more as long as none is newer.
+pub(crate) async fn descendants(
+    store: &dyn Store,
+    timeline: TimelineId,
+) -> Result<Vec<HistoryFile>, StoreError> {
+    let mut found = Vec::new();
     for object in store.list(&layout::histories()).await? {
-        let Some(WalFileName::History(newer)) = layout::wal_file_of(&object.name) else {
-            continue;
-        };
-        if newer <= timeline {
-            continue;
-        }
-        let text = store.get(&object.name).await?;
-        let text = text.and_then(|packed| crate::pack::unpack(&packed).ok());
-        let text = text.and_then(|(_, text)| String::from_utf8(text).ok());
-        let Some(history) = text.and_then(|text| HistoryFile::parse(newer, &text).ok()) else {
-            tracing::warn!(store = store.location(), object = %object.name, "a history cannot be read");
-            continue;
-        };
-        if let Some((_, Some(lsn))) = history.range_of(timeline)
-            && first.is_none_or(|first| lsn < first.lsn)
+        if let Some(WalFileName::History(newer)) = layout::wal_file_of(&object.name)
+            && newer > timeline
         {
-            first = Some(Successor { timeline: newer, lsn });
+            let history = history_in(store, newer).await?;
+            found.extend(history.filter(|history| history.range_of(timeline).is_some()));
         }
     }
-    Ok(first)
+    Ok(found)
+}
+
+/// Who left `timeline` first, of all whose history is in this store.
+pub async fn successor_of(store: &dyn Store, timeline: TimelineId) -> Result<Option<Successor>, StoreError> {
+    let descendants = descendants(store, timeline).await?;
+    let left = descendants.iter().filter_map(|history| {
+        let (_, end) = history.range_of(timeline)?;
+        Some((end?, history.timeline()))
+    });
+    Ok(left.min().map(|(lsn, timeline)| Successor { timeline, lsn }))
 }

@@ -204,6 +204,25 @@ impl HistoryFile {
         left.map_or(self.timeline, |a| a.timeline)
     }
 
+    /// The first position of which the one's WAL is not the other's; `None` if they are the same.
+    pub fn parts_from(&self, other: &HistoryFile) -> Option<Lsn> {
+        let parts = |history: &HistoryFile| {
+            let ancestors = history.ancestors.iter().map(|a| (a.timeline, Some(a.switch_lsn)));
+            ancestors.chain([(history.timeline, None)]).collect::<Vec<_>>()
+        };
+        let mut begin = Lsn::INVALID;
+        for (ours, theirs) in parts(self).into_iter().zip(parts(other)) {
+            if ours.0 != theirs.0 {
+                return Some(begin);
+            }
+            if ours.1 != theirs.1 {
+                return ours.1.into_iter().chain(theirs.1).min();
+            }
+            begin = ours.1.unwrap_or(begin);
+        }
+        None
+    }
+
     /// Whether all WAL below `lsn` on `other` is WAL of this timeline as well.
     pub fn shares(&self, other: &HistoryFile, lsn: Lsn) -> bool {
         let cuts = |history: &HistoryFile| {
@@ -294,6 +313,24 @@ mod tests {
             Some((Lsn::new(0x291_5C08), Some(Lsn::new(0x500_A000))))
         );
         assert_eq!(history.range_of(tli(4)), None);
+    }
+
+    #[test]
+    fn histories_part_where_the_first_of_them_leaves() {
+        let root = HistoryFile::root(tli(1));
+        let second = root.child(tli(2), Lsn::new(0x291_5C08), "").unwrap();
+        let at = Some(Lsn::new(0x500_A000));
+        assert_eq!(
+            (third().parts_from(&second), second.parts_from(&third())),
+            (at, at)
+        );
+        let at = Some(Lsn::new(0x291_5C08));
+        assert_eq!((third().parts_from(&root), root.parts_from(&second)), (at, at));
+        let other = root.child(tli(3), Lsn::new(0x291_5C08), "").unwrap();
+        assert_eq!(second.parts_from(&other), at);
+        let earlier = root.child(tli(2), Lsn::new(0x200_0028), "").unwrap();
+        assert_eq!(earlier.parts_from(&third()), Some(Lsn::new(0x200_0028)));
+        assert_eq!(third().parts_from(&third()), None);
     }
 
     #[test]

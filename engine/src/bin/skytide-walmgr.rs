@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use skytide::cli::walmgr::client;
+use skytide::cli::walmgr::client::{self, Quick};
 
 /// PostgreSQL's recovery stops at it; a smaller one would say that there is no such file (restore_command).
 const STOP_RECOVERY: u8 = 255;
@@ -18,8 +18,22 @@ const STOP_RECOVERY: u8 = 255;
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
     arguments.insert(arguments.len().min(1), "walmgr".into());
-    if let Some(answer) = client::quick(&arguments) {
-        return answer;
+    if let [_, _] | [_, _, _] = arguments.as_slice()
+        && !arguments
+            .iter()
+            .any(|word| word.as_encoded_bytes().starts_with(b"-"))
+    {
+        let _ = writeln!(
+            io::stderr(),
+            "ERROR:  no command is given\nHINT:  skytide-walmgr CONF archive %p %f, or restore-wal %f %p"
+        );
+        return ExitCode::from(STOP_RECOVERY);
+    }
+    match client::quick(&arguments) {
+        Quick::Answered(answer) => return answer,
+        Quick::Unanswered => {}
+        // Once was long enough.
+        Quick::Silent => arguments.push("--alone".into()),
     }
     let Err(error) = whole_program(arguments.get(1..).unwrap_or_default());
     let _ = writeln!(io::stderr(), "ERROR:  skytide cannot be started: {error}");

@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
+use skytide_wal::WalFileName;
+
 /// Old program name, and the words that stand for it here.
 pub const OLD_NAMES: &[(&str, &str)] = &[
     ("londiste", "londiste"),
@@ -13,6 +15,11 @@ pub const OLD_NAMES: &[(&str, &str)] = &[
     ("walmgr", "walmgr"),
     ("walmgr3", "walmgr"),
 ];
+
+/// What `restore_command` runs.
+const RESTORES: [&str; 2] = ["restore-wal", "xrestore"];
+/// Other commands that files of WAL are named to.
+const KNOWS_WAL_FILES: [&str; 6] = ["archive", "xarchive", "xpartialsync", "verify", "dump", "stats"];
 
 /// How the program was called.
 #[derive(Debug)]
@@ -60,11 +67,15 @@ impl Call {
             && self.arguments.len() == 2
     }
 
-    /// Whether PostgreSQL's recovery may be waiting for the exit code (`restore_command`).
+    /// Whether PostgreSQL's recovery may be waiting for the exit code (`restore_command`): the command says so, or it
+    /// is mistyped and a file of WAL is named (%f). `archive_command` names it twice, the path (%p) first.
     pub fn restores(&self) -> bool {
-        let mut words = self.arguments.iter().skip(1);
-        words.next().is_some_and(|word| word == "walmgr")
-            && words.any(|word| word == "restore-wal" || word == "xrestore")
+        let words = || self.arguments.iter().skip(1).filter_map(|word| word.to_str());
+        let is_path_of =
+            |name: &str| words().any(|word| word.strip_suffix(name).is_some_and(|dir| dir.ends_with('/')));
+        let is_wanted = |word: &str| word.parse::<WalFileName>().is_ok() && !is_path_of(word);
+        words().any(|word| RESTORES.contains(&word))
+            || words().any(is_wanted) && !words().any(|word| KNOWS_WAL_FILES.contains(&word))
     }
 
     /// The exit code of a failure. Recovery takes small ones as "there is no such file", and would end.
@@ -105,6 +116,39 @@ mod tests {
             .iter()
             .map(|word| word.to_string_lossy().into_owned())
             .collect()
+    }
+
+    /// Prevents: a typing error in restore_command that recovery takes for the end of the WAL.
+    #[test]
+    fn recovery_is_told_from_whoever_else_calls() {
+        const NAME: &str = "00000001000000000000000A";
+        let restores = |line: &str| {
+            let words = line.replace("%f", NAME).replace("%q", &format!("pg_wal/{NAME}"));
+            let words = words.split(' ').map(OsString::from);
+            Call::from_arguments([OsString::from("skytide")].into_iter().chain(words)).restores()
+        };
+        for line in [
+            "walmgr c.ini restore-wal %f pg_wal/RECOVERYXLOG",
+            "walmgr c.ini xrestore",
+            "--quiet walmgr c.ini restore-wal %f pg_wal/RECOVERYXLOG",
+            "walmgr c.ini restore_wal %f pg_wal/RECOVERYXLOG",
+            "walmgr c.ini restore %f pg_wal/RECOVERYXLOG",
+            "wlmgr c.ini restore-wal %f pg_wal/RECOVERYXLOG",
+            "wlmgr c.ini restoer 00000002.history pg_wal/RECOVERYHISTORY",
+            "walmgr c.ini %f pg_wal/RECOVERYXLOG",
+        ] {
+            assert!(restores(line), "{line}");
+        }
+        for line in [
+            "walmgr c.ini archive %q %f",
+            "walmgr c.ini archiv %q %f",
+            "walmgr c.ini restore latest /srv/new",
+            "walmgr c.ini",
+            "wal verify %f",
+            "queue create q",
+        ] {
+            assert!(!restores(line), "{line}");
+        }
     }
 
     #[test]

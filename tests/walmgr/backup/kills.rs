@@ -52,6 +52,14 @@ async fn a_purge_killed_at_any_step_breaks_no_kept_backup() {
     wait_a_label(&first).await;
     let second = backup(&stage);
     flush(&stage).await;
+    // Without its note it is a backup as before.
+    stage.killed_at("purge::note", &["purge", "--keep", "1"]).await;
+    assert_eq!(labels(&stage), [first.clone(), second.clone()]);
+    stage.walmgr(&["verify"]).with(0, &[]);
+    restore(&stage, &first, "first", &[]).with(0, &[]);
+    let restored = stage.recovered("first").await;
+    assert_eq!(content(&restored.0).await, content(&stage.server).await);
+    drop(restored);
     for step in ["purge::manifest", "purge::wal"] {
         stage.killed_at(step, &["purge", "--keep", "1"]).await;
         assert_eq!(labels(&stage), std::slice::from_ref(&second), "{step}");

@@ -215,8 +215,37 @@ async fn a_backup_of_a_timeline_that_was_left_does_not_count() {
         .with(1, &["timeline 2, the server is on 1"]);
 
     stage.walmgr(&["purge", "--keep", "1"]).with(0, &[]);
-    assert_eq!(labels(&stage), [first, left]);
+    assert_eq!(labels(&stage), [first.clone(), left.clone()]);
     restore(&stage, "latest", "third", &[]).with(0, &[]);
     let third = stage.recovered("third").await;
     assert_eq!(content(&third.0).await, wanted);
+
+    // By age: nothing is young enough. What the newest timeline is reached from stays all the same, until it has a
+    // backup of its own.
+    stage.walmgr(&["purge", "--keep-for", "0s"]).with(0, &[]);
+    assert_eq!(labels(&stage), [first.clone(), left.clone()]);
+    let by = format!("master_db={}", again.0.dsn("postgres"));
+    let own = stage
+        .walmgr(&["--set", &by, "backup", "--json"])
+        .with(0, &[])
+        .json();
+    let own = own["label"].as_str().unwrap().to_owned();
+    stage.walmgr(&["purge", "--keep-for", "1h"]).with(0, &[]);
+    assert_eq!(labels(&stage), [first, left, own.clone()]);
+    // Of the same second it is young.
+    wait::until_eq("the old ones to go", vec![own], PATIENCE, async || {
+        stage.walmgr(&["purge", "--keep-for", "0s"]).with(0, &[]);
+        Ok(labels(&stage))
+    })
+    .await
+    .unwrap();
+    let old_wal = fs::read_dir(stage.store().join("wal/00000001"));
+    assert_eq!(
+        old_wal.map_or(0, Iterator::count),
+        0,
+        "no kept backup leads to it"
+    );
+    restore(&stage, "latest", "fourth", &[]).with(0, &[]);
+    let fourth = stage.recovered("fourth").await;
+    assert_eq!(content(&fourth.0).await, wanted);
 }

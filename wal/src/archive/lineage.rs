@@ -12,9 +12,9 @@ use super::{ArchiveError, Prepared};
 use crate::format::page::{LONG_HEADER, PageSize, SHORT_HEADER};
 use crate::pack::{Contents, Index, PackError, Span};
 use crate::store::{Store, StoreError, layout};
-use crate::succession::{Successor, successor_of};
+use crate::succession::{Successor, history_in, successor_of};
 use crate::tail::names_of;
-use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, WalFileName};
+use crate::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 
 /// Segments remembered: more than are on their way at the same time.
 const MAX_REMEMBERED: usize = 64;
@@ -145,7 +145,7 @@ impl Lineage {
         }
         let mut before = read_link(store, own, size).await?.map(|link| (own, link));
         if before.is_none()
-            && let Some(history) = history_of(store, segment).await?
+            && let Some(history) = history_in(store, segment.timeline()).await?
         {
             for name in names_of(&history, number, size) {
                 if name != own && before.is_none() {
@@ -238,18 +238,4 @@ async fn read_link(
             Ok(None)
         }
     }
-}
-
-/// Which timelines led to the segment's, if the store knows.
-async fn history_of(store: &dyn Store, segment: SegmentName) -> Result<Option<HistoryFile>, StoreError> {
-    let timeline = segment.timeline();
-    if timeline.as_u32() == 1 {
-        return Ok(None);
-    }
-    let packed = store
-        .get(&layout::object_of(WalFileName::History(timeline)))
-        .await?;
-    let text = packed.and_then(|packed| crate::pack::unpack(&packed).ok());
-    let text = text.and_then(|(_, text)| String::from_utf8(text).ok());
-    Ok(text.and_then(|text| HistoryFile::parse(timeline, &text).ok()))
 }

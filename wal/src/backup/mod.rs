@@ -5,6 +5,7 @@
 //! exists from the moment its manifest is put, which is the last thing that happens. Every byte is described in
 //! `docs/format/store.md`.
 
+pub mod abandon;
 pub mod base;
 pub mod changes;
 pub mod content;

@@ -270,6 +270,7 @@ pub async fn carry_out(store: &dyn Store, purge: &Purge) -> Result<(), BackupErr
     for label in labels.rev() {
         // Without its claim the rest is nobody's, and not a backup that is being taken.
         store.delete(&label.claim()).await?;
+        fail::fail_point!("purge::note");
         store.delete(&label.manifest()).await?;
         fail::fail_point!("purge::manifest");
         remove(store, label).await?;

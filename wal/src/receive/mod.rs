@@ -166,6 +166,7 @@ impl Receiver {
                 (system.timeline, SegmentNo::holding(from, identity.segment_size))
             }
         };
+        self.window.follow(&path);
         self.window.server(system.flush_lsn);
         loop {
             let own_path = path.up_to(timeline).map_or_else(|| path.clone(), Arc::new);

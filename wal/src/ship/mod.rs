@@ -150,11 +150,12 @@ impl Shipper {
                     directory: identity.system_id,
                 });
             }
-            self.window.server(position.flush);
             let mut current = match feed.take() {
                 Some((timeline, feed)) if timeline == position.timeline => feed,
                 _ => {
                     let (path, _) = dir.history(position.timeline)?;
+                    self.window.follow(&path);
+                    self.window.server(position.flush);
                     let (dir, path, window) = (dir.clone(), Arc::new(path), self.window.clone());
                     let feed = Feed::begin(dir, settings.clone(), path, window, position.flush).await?;
                     tracing::info!(from = %feed.tail.end(), timeline = %position.timeline, "shipping");
@@ -165,6 +166,7 @@ impl Shipper {
                     feed
                 }
             };
+            self.window.server(position.flush);
             current.up_to(position.flush).await?;
             if *stop.borrow() {
                 current.tail.finish().await?;

@@ -8,7 +8,8 @@ use super::error::ShipError;
 use crate::format::page::LongHeader;
 use crate::store::Store;
 use crate::store::identity::Identity;
-use crate::tail::{self, Tail, Window, history_in, start_of, survey_all};
+use crate::succession::history_in;
+use crate::tail::{self, Tail, Window, start_of, survey_all};
 use crate::{SegmentName, SegmentNo};
 
 #[derive(Debug, Clone)]

@@ -11,6 +11,7 @@ use super::{names_of, read_records, whole_segment};
 use crate::decode::{Decoder, Expected, Timelines};
 use crate::store::identity::Identity;
 use crate::store::{Prefix, Store, layout, partial};
+use crate::succession::history_in;
 use crate::walsender::Timestamp;
 use crate::{HistoryFile, SegmentNo, TimelineId, WalFileName};
 
@@ -86,19 +87,4 @@ pub async fn look(store: &dyn Store) -> Result<Option<StoreLook>, TailError> {
         boundary: decoder.record_boundary().unwrap_or(number.start(size)),
         last_commit,
     }))
-}
-
-/// `None`: the store does not have it.
-pub(crate) async fn history_in(
-    store: &dyn Store,
-    timeline: TimelineId,
-) -> Result<Option<HistoryFile>, TailError> {
-    if timeline.as_u32() == 1 {
-        return Ok(Some(HistoryFile::root(timeline)));
-    }
-    let name = layout::object_of(WalFileName::History(timeline));
-    let packed = store.get(&name).await?;
-    let text = packed.and_then(|packed| crate::pack::unpack(&packed).ok());
-    let text = text.and_then(|(_, text)| String::from_utf8(text).ok());
-    Ok(text.and_then(|text| HistoryFile::parse(timeline, &text).ok()))
 }

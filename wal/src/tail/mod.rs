@@ -30,7 +30,6 @@ use tokio::time::Instant;
 
 pub use error::TailError;
 pub(crate) use error::words;
-pub(crate) use look::history_in;
 pub use look::{StoreLook, look};
 pub use survey::{StoreEnd, survey};
 pub(crate) use survey::{next_after, start_of, survey_all};

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use skytide_sql::Lsn;
 
+use crate::HistoryFile;
 use crate::walsender::Timestamp;
 
 /// Moments are remembered up to this many; then the newest ones are joined, which errs on the long side.
@@ -19,6 +20,8 @@ pub struct Window(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    /// Whose WAL it is.
+    path: Option<HistoryFile>,
     server_flush: Lsn,
     /// When the server's flush position was first heard of, ascending. The ones that every store has are dropped.
     marks: VecDeque<(Lsn, Instant)>,
@@ -66,10 +69,34 @@ impl Window {
             trouble: None,
         };
         Window(Mutex::new(Inner {
+            path: None,
             server_flush: Lsn::INVALID,
             marks: VecDeque::new(),
             stores: locations.into_iter().map(held).collect(),
         }))
+    }
+
+    /// The server's WAL is that on the way to this timeline. Where the way is another one than before, what was known
+    /// from there on is of WAL that is lost, and says nothing of what comes.
+    pub(crate) fn follow(&self, path: &HistoryFile) {
+        let inner = &mut *self.lock();
+        let before = inner.path.replace(path.clone());
+        let Some(parting) = before.and_then(|before| before.parts_from(path)) else {
+            return;
+        };
+        inner.server_flush = inner.server_flush.min(parting);
+        for (lsn, _) in &mut inner.marks {
+            *lsn = parting.min(*lsn);
+        }
+        for held in &mut inner.stores {
+            let safe = &mut held.safe;
+            if safe.boundary > parting {
+                safe.last_commit = None;
+            }
+            safe.boundary = safe.boundary.min(parting);
+            safe.durable = safe.durable.min(parting);
+        }
+        inner.forget_safe();
     }
 
     /// The server has made its WAL durable up to here.
@@ -93,11 +120,7 @@ impl Window {
         if let Some(held) = inner.stores.get_mut(place) {
             held.safe = safe;
         }
-        let least = inner.stores.iter().map(|held| held.safe.boundary).min();
-        let least = least.unwrap_or(Lsn::INVALID);
-        while inner.marks.front().is_some_and(|(lsn, _)| *lsn <= least) {
-            inner.marks.pop_front();
-        }
+        inner.forget_safe();
     }
 
     pub(crate) fn trouble(&self, place: usize, trouble: Option<String>) {
@@ -128,9 +151,21 @@ impl Window {
     }
 }
 
+impl Inner {
+    /// Moments of which every store has the WAL.
+    fn forget_safe(&mut self) {
+        let least = self.stores.iter().map(|held| held.safe.boundary).min();
+        let least = least.unwrap_or(Lsn::INVALID);
+        while self.marks.front().is_some_and(|(lsn, _)| *lsn <= least) {
+            self.marks.pop_front();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TimelineId;
 
     fn at(boundary: u64) -> Safe {
         Safe {
@@ -156,6 +191,41 @@ mod tests {
             0,
             "a store may know more than was heard"
         );
+    }
+
+    /// Prevents: after a failover that lost WAL the metrics say that nothing would be lost, or for ever too much.
+    #[test]
+    fn another_timeline_is_measured_from_where_it_begins() {
+        let tli = |number| TimelineId::new(number).unwrap();
+        let root = HistoryFile::root(tli(1));
+        let child = root.child(tli(2), Lsn::new(600), "").unwrap();
+        let window = Window::new(["a".to_owned(), "b".to_owned()]);
+        window.follow(&root);
+        window.server(Lsn::new(1000));
+        window.safe(0, at(1000));
+        window.safe(1, at(500));
+        // The same server, connected anew.
+        window.follow(&root);
+        assert_eq!(window.stores()[1].bytes, 500);
+
+        window.follow(&child);
+        let sizes = || {
+            window
+                .stores()
+                .iter()
+                .map(|store| store.bytes)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(), [0, 100]);
+        window.server(Lsn::new(700));
+        assert_eq!(sizes(), [100, 200], "of WAL below what the old server had");
+        let stores = window.stores();
+        assert_eq!(stores[0].safe.boundary, Lsn::new(600));
+        assert!(stores[0].time > Duration::ZERO && stores[1].time >= stores[0].time);
+        window.safe(0, at(700));
+        window.safe(1, at(700));
+        assert_eq!(sizes(), [0, 0]);
+        assert!(window.lock().marks.is_empty());
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use skytide_wal::archive::{ArchiveError, Archiver, Report, Settings, Source};
-use skytide_wal::store::layout;
 use skytide_wal::{TimelineId, WalFileName};
 use tracing::{info, warn};
 
-use super::{client, store, wire::Ask};
+use super::client::{self, Reply};
+use super::{store, wire::Ask};
 use crate::causes;
 use crate::cli::Outcome;
 use crate::cli::failure::{Advice, Failure};
@@ -30,19 +30,24 @@ pub struct ArchiveArgs {
     /// Where the daemon listens, if not beside the configuration file
     #[arg(long)]
     socket: Option<PathBuf>,
+    /// Do not ask the daemon
+    #[arg(long, conflicts_with = "socket")]
+    alone: bool,
 }
 
 pub async fn run(settings: &WalmgrSettings, args: &ArchiveArgs) -> anyhow::Result<Outcome> {
     let name = parse_name(&args.name)?;
     // Beside the configuration file nobody answered, or we would not be here.
-    if let Some(socket) = &args.socket
+    if !args.alone
+        && let Some(socket) = &args.socket
         && let Some(request) = client::request(Ask::Archive, args.name.as_ref(), args.path.as_os_str())
-        && let Some((code, message)) = client::call(socket, &request)
     {
-        return match code {
-            0 => Ok(Outcome::Done),
-            _ => Err(Failure::new(message).into()),
-        };
+        match client::call(socket, &request) {
+            Reply::Answer(0, _) => return Ok(Outcome::Done),
+            Reply::Answer(_, message) => return Err(Failure::new(message).into()),
+            Reply::Nobody => {}
+            Reply::Silent => warn!("{}; it is archived without it", client::silent(socket)),
+        }
     }
     let path = std::path::absolute(&args.path).context("find the file")?;
     let archiver = archiver(settings)?;
@@ -118,8 +123,7 @@ impl Advice for ArchiveError {
 pub fn replaced(timeline: TimelineId) -> String {
     format!(
         "Stop the server that was replaced; it has to be rewound (pg_rewind) or copied anew. Where it is the right one and \
-         timeline {timeline} was a trial, give the trial stores of its own, and remove {} from this store.",
-        layout::object_of(WalFileName::History(timeline))
+         timeline {timeline} was a trial that archived here: stop the trial, and skytide walmgr CONF drop-timeline {timeline}"
     )
 }
 

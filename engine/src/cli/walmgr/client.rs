@@ -1,7 +1,8 @@
 //! The tiny client: what PostgreSQL starts for each file asks the daemon, and does nothing else.
 //!
 //! It runs before arguments are parsed and without a runtime: it costs a process start and one round trip. When
-//! no daemon answers, the program goes on as usual and does the work itself.
+//! no daemon answers, the program goes on as usual and does the work itself. One that is there and says nothing is not
+//! waited for.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -9,12 +10,53 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 
+use super::restore::{MISSING, STOP, serves_standby};
 use super::wire::{self, Ask, Request};
 use crate::config::settings::socket_beside;
 
+/// What came of asking before anything else is done.
+pub enum Quick {
+    Answered(ExitCode),
+    /// It is no question for the daemon, or no daemon answers.
+    Unanswered,
+    /// A daemon is there and says nothing. What it was asked to archive can be archived beside it.
+    Silent,
+}
+
 /// `skytide walmgr CONF archive|restore-wal NAMES…`, without options: the daemon's answer, if there is one.
-pub fn quick(arguments: &[OsString]) -> Option<ExitCode> {
+pub fn quick(arguments: &[OsString]) -> Quick {
+    let Some((socket, request)) = question(arguments) else {
+        return Quick::Unanswered;
+    };
+    let (code, message) = match call(&socket, &request) {
+        Reply::Answer(code, message) => (code, message),
+        Reply::Nobody => return Quick::Unanswered,
+        Reply::Silent => match request.ask {
+            Ask::Archive => {
+                say(&format!(
+                    "WARNING:  {}; it is archived without it",
+                    silent(&socket)
+                ));
+                return Quick::Silent;
+            }
+            Ask::Restore => unrestored(&socket, &request),
+        },
+    };
+    if !message.is_empty() {
+        say(&message);
+    }
+    Quick::Answered(ExitCode::from(code))
+}
+
+fn say(message: &str) {
+    // Nobody to tell when standard error is closed; the exit code says it too.
+    let _ = writeln!(std::io::stderr(), "{message}");
+}
+
+fn question(arguments: &[OsString]) -> Option<(PathBuf, Request)> {
     let [_, command, conf, ask, first, second, rest @ ..] = arguments else {
         return None;
     };
@@ -27,13 +69,25 @@ pub fn quick(arguments: &[OsString]) -> Option<ExitCode> {
         ("restore-wal" | "xrestore", [] | [_]) => (Ask::Restore, first, second),
         _ => return None,
     };
-    let request = request(ask, name, path)?;
-    let (code, message) = call(&socket_beside(Path::new(conf)), &request)?;
-    if !message.is_empty() {
-        // Nobody to tell when standard error is closed; the exit code says it too.
-        let _ = writeln!(std::io::stderr(), "{message}");
-    }
-    Some(ExitCode::from(code))
+    Some((socket_beside(Path::new(conf)), request(ask, name, path)?))
+}
+
+/// Who it is, for a message.
+pub fn silent(socket: &Path) -> String {
+    let (socket, seconds) = (socket.display(), wire::SILENCE.as_secs());
+    format!("the daemon at {socket} has said nothing for {seconds} s")
+}
+
+/// What recovery is told when the daemon is silent. The file is not fetched beside it: that daemon may wake up, and
+/// write into the same place.
+pub fn unrestored(socket: &Path, request: &Request) -> (u8, String) {
+    let code = match serves_standby(&request.path) {
+        true => MISSING,
+        false => STOP,
+    };
+    let (name, silent) = (&request.name, silent(socket));
+    let hint = "HINT:  If it was stopped, let it go on (kill -CONT) or end it (kill -KILL): without a daemon the work is done, too.";
+    (code, format!("ERROR:  {name} was not restored: {silent}\n{hint}"))
 }
 
 /// A request for a path that may be relative, as PostgreSQL's are: to its data directory, which it starts us in.
@@ -50,10 +104,55 @@ pub fn request(ask: Ask, name: &OsStr, path: &OsStr) -> Option<Request> {
     })
 }
 
-/// Asks the daemon behind the socket. `None`: it did not answer, or it died before it did.
-pub fn call(socket: &Path, request: &Request) -> Option<(u8, String)> {
+/// What the daemon says.
+pub enum Reply {
+    /// An exit code and a message.
+    Answer(u8, String),
+    /// No daemon is there, or it died before it had answered.
+    Nobody,
+    /// One is there, and has not even said for [`wire::SILENCE`] that it is still at it.
+    Silent,
+}
+
+/// Asks the daemon behind the socket.
+pub fn call(socket: &Path, request: &Request) -> Reply {
+    let (socket, Some(request)) = (socket.to_owned(), request.encode()) else {
+        return Reply::Nobody;
+    };
+    let (said, heard) = mpsc::channel();
+    // Apart, because to connect may take for ever, too. It ends with the process at the latest.
+    let asks = thread::Builder::new().spawn(move || {
+        let answer = ask(&socket, &request, &said);
+        // Nobody listens any more: we were too late.
+        let _ = said.send(Some(answer));
+    });
+    if asks.is_err() {
+        return Reply::Nobody;
+    }
+    loop {
+        match heard.recv_timeout(wire::SILENCE) {
+            Ok(None) => {}
+            Ok(Some(Some((code, message)))) => return Reply::Answer(code, message),
+            Ok(Some(None)) | Err(RecvTimeoutError::Disconnected) => return Reply::Nobody,
+            Err(RecvTimeoutError::Timeout) => return Reply::Silent,
+        }
+    }
+}
+
+type Answer = Option<(u8, String)>;
+
+fn ask(socket: &Path, request: &[u8], working: &mpsc::Sender<Option<Answer>>) -> Answer {
     let mut stream = UnixStream::connect(socket).ok()?;
-    stream.write_all(&request.encode()?).ok()?;
+    stream.write_all(request).ok()?;
+    let mut kind = [wire::WORKING];
+    loop {
+        stream.read_exact(&mut kind).ok()?;
+        match kind {
+            [wire::ANSWER] => break,
+            [wire::WORKING] => working.send(None).ok()?,
+            _ => return None,
+        }
+    }
     let mut header = [0; wire::ANSWER_HEADER];
     stream.read_exact(&mut header).ok()?;
     let (code, length) = wire::answer_header(header)?;

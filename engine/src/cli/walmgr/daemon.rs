@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -275,10 +276,21 @@ async fn answer(stream: &mut UnixStream, service: &Service) -> io::Result<()> {
         return Err(io::Error::from(io::ErrorKind::InvalidData));
     };
     let (code, message) = match request.ask {
-        Ask::Archive => do_archive(request, service).await,
-        Ask::Restore => do_restore(request, service).await,
+        Ask::Archive => shown(stream, do_archive(request, service)).await?,
+        Ask::Restore => do_restore(stream, request, service).await?,
     };
     stream.write_all(&wire::answer(code, &message)).await
+}
+
+/// Tells the client from time to time that the work goes on. A client that is gone ends it.
+async fn shown<T>(stream: &mut UnixStream, work: impl Future<Output = T>) -> io::Result<T> {
+    let mut work = pin!(work);
+    loop {
+        match tokio::time::timeout(wire::STILL, &mut work).await {
+            Ok(done) => return Ok(done),
+            Err(_) => stream.write_all(&[wire::WORKING]).await?,
+        }
+    }
 }
 
 async fn do_archive(request: Request, service: &Service) -> (u8, String) {
@@ -304,18 +316,22 @@ async fn do_archive(request: Request, service: &Service) -> (u8, String) {
     }
 }
 
-async fn do_restore(request: Request, service: &Service) -> (u8, String) {
+async fn do_restore(
+    stream: &mut UnixStream,
+    request: Request,
+    service: &Service,
+) -> io::Result<(u8, String)> {
     let name = match archive::parse_name(&request.name) {
         Ok(name) => name,
-        Err(error) => return (restore::STOP, format!("ERROR: {error}")),
+        Err(error) => return Ok((restore::STOP, format!("ERROR: {error}"))),
     };
-    let fetched = restore::patiently(service.restore_timeout, async || {
-        service.prefetch.fetch(name).await
-    })
-    .await;
-    let finish = move || restore::finish(name, &request.path, fetched);
-    match tokio::task::spawn_blocking(finish).await {
+    let fetch = async || service.prefetch.fetch(name).await;
+    let fetched = shown(stream, restore::patiently(service.restore_timeout, fetch)).await?;
+    // Whoever has given up gets no file: by now it would be in the way of another one.
+    stream.write_all(&[wire::WORKING]).await?;
+    let finish = tokio::task::spawn_blocking(move || restore::finish(name, &request.path, fetched));
+    Ok(match shown(stream, finish).await? {
         Ok(answer) => (answer.code, answer.message),
         Err(error) => (restore::STOP, format!("{name} was not restored: {error}")),
-    }
+    })
 }

@@ -118,6 +118,9 @@ pub enum WalmgrCommand {
     /// Remove backups and WAL that nothing needs any more.
     #[command(after_help = backup::purge::HELP)]
     Purge(backup::purge::PurgeArgs),
+    /// Remove a timeline that is given up from the stores.
+    #[command(after_help = backup::drop::HELP)]
+    DropTimeline(backup::drop::DropArgs),
     /// Make a standby out of the stores, that follows its primary.
     #[command(after_help = standby::create::HELP)]
     Createslave(standby::create::CreateArgs),
@@ -165,6 +168,7 @@ impl WalmgrCommand {
             WalmgrCommand::SynchStandby(args) => &mut args.dry_run,
             WalmgrCommand::Restore(args) => &mut args.dry_run,
             WalmgrCommand::Purge(args) => &mut args.dry_run,
+            WalmgrCommand::DropTimeline(args) => &mut args.dry_run,
             WalmgrCommand::Createslave(args) => &mut args.dry_run,
             WalmgrCommand::Cleanup(args) => &mut args.dry_run,
             _ => return false,
@@ -218,6 +222,7 @@ pub async fn run(args: WalmgrArgs, context: &Context) -> anyhow::Result<Outcome>
         WalmgrCommand::Restore(args) => Box::pin(backup::restore::run(&load()?, &conf, &args, context)).await,
         WalmgrCommand::Verify(args) => Box::pin(backup::verify::run(&load()?, &args, context)).await,
         WalmgrCommand::Purge(args) => Box::pin(backup::purge::run(&load()?, &args, context)).await,
+        WalmgrCommand::DropTimeline(args) => Box::pin(backup::drop::run(&load()?, &args, context)).await,
         WalmgrCommand::Setup(args) => Box::pin(primary::setup::run(&load()?, &conf, &args, context)).await,
         WalmgrCommand::Stop(args) => Box::pin(primary::stop::run(&load()?, &args, context)).await,
         WalmgrCommand::Sync => Box::pin(sync::run(&load()?, context)).await,

@@ -14,7 +14,8 @@ use skytide_wal::WalFileName;
 use skytide_wal::restore::{Origin, RestoreError, Restorer, Served, deliver, server_has_more};
 use tracing::{info, warn};
 
-use super::{client, store, wire::Ask};
+use super::client::{self, Reply};
+use super::{store, wire::Ask};
 use crate::causes;
 use crate::cli::Outcome;
 use crate::config::settings::WalmgrSettings;
@@ -58,7 +59,7 @@ pub async fn run(
     load: impl FnOnce() -> anyhow::Result<WalmgrSettings>,
     args: &RestoreArgs,
 ) -> anyhow::Result<Outcome> {
-    let answer = match alone(load, args).await {
+    let answer = match answer(load, args).await {
         Ok(answer) => answer,
         Err(error) => Answer {
             code: STOP,
@@ -72,16 +73,27 @@ pub async fn run(
     Ok(Outcome::Code(answer.code))
 }
 
-async fn alone(
+async fn answer(
     load: impl FnOnce() -> anyhow::Result<WalmgrSettings>,
     args: &RestoreArgs,
 ) -> anyhow::Result<Answer> {
     if let Some(socket) = &args.socket
         && let Some(request) = client::request(Ask::Restore, args.name.as_ref(), args.path.as_os_str())
-        && let Some((code, message)) = client::call(socket, &request)
     {
+        let (code, message) = match client::call(socket, &request) {
+            Reply::Answer(code, message) => (code, message),
+            Reply::Silent => client::unrestored(socket, &request),
+            Reply::Nobody => return by_itself(load, args).await,
+        };
         return Ok(Answer { code, message });
     }
+    by_itself(load, args).await
+}
+
+async fn by_itself(
+    load: impl FnOnce() -> anyhow::Result<WalmgrSettings>,
+    args: &RestoreArgs,
+) -> anyhow::Result<Answer> {
     let name: WalFileName = super::archive::parse_name(&args.name)?;
     let path = std::path::absolute(&args.path).context("find the target")?;
     let settings = load()?;
@@ -178,7 +190,7 @@ pub fn finish(
 }
 
 /// PostgreSQL names a file in `pg_wal`, and keeps the signal file above it.
-fn serves_standby(target: &Path) -> bool {
+pub fn serves_standby(target: &Path) -> bool {
     let data_dir = target.parent().and_then(Path::parent);
     data_dir.is_some_and(|dir| dir.join("standby.signal").exists())
 }

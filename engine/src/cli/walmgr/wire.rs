@@ -1,13 +1,23 @@
 //! What client and daemon say to each other over the socket.
 //!
 //! A request is a version byte, a length (u32, little-endian), and that many bytes: the question, the file's name
-//! and its path, separated by zero bytes. An answer is an exit code (one byte), a length, and a message.
+//! and its path, separated by zero bytes. While the daemon works on it, it sends a byte 0 now and then. An answer is a byte 1,
+//! an exit code (one byte), a length, and a message. Who speaks another version is hung up on, and does the work itself.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// How often the daemon says that it works on a request.
+pub const STILL: Duration = Duration::from_secs(3);
+/// A daemon that says nothing for so long is stopped, or as good as dead.
+pub const SILENCE: Duration = Duration::from_secs(15);
+/// Before an answer's header: there is none yet.
+pub const WORKING: u8 = 0;
+/// Before an answer's header.
+pub const ANSWER: u8 = 1;
 pub const REQUEST_HEADER: usize = 5;
 pub const ANSWER_HEADER: usize = 5;
 const MAX_REQUEST: usize = 8 << 10;
@@ -78,7 +88,7 @@ pub fn answer(code: u8, message: &str) -> Vec<u8> {
         end -= 1;
     }
     let message = &message.as_bytes()[..end];
-    let mut out = vec![code];
+    let mut out = vec![ANSWER, code];
     out.extend(u32::try_from(message.len()).expect("it was cut").to_le_bytes());
     out.extend(message);
     out
@@ -111,9 +121,11 @@ mod tests {
         }
         assert_eq!(Request::decode(b"restore\0a\0relative"), None);
         assert_eq!(Request::body_length([1, 255, 255, 255, 255]), None);
-        assert_eq!(Request::body_length([2, 1, 0, 0, 0]), None);
+        assert_eq!(Request::body_length([VERSION + 1, 1, 0, 0, 0]), None);
 
         let answer = answer(3, &"ä".repeat(MAX_MESSAGE));
+        let (kind, answer) = answer.split_first().unwrap();
+        assert_eq!(*kind, ANSWER);
         let (header, message) = answer.split_first_chunk().unwrap();
         assert_eq!(answer_header(*header), Some((3, message.len())));
         assert!(std::str::from_utf8(message).is_ok());

@@ -1,5 +1,6 @@
 //! Base backups on the command line: take, list, restore, verify, purge.
 
+pub mod drop;
 pub mod list;
 pub mod purge;
 pub mod restore;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use skytide_wal::backup::Summary;
-use skytide_wal::backup::retention::{self, Keep};
+use skytide_wal::backup::retention::{self, Keep, Purge};
 
 use crate::cli::failure::Failure;
 use crate::cli::walmgr::old::lock;
@@ -37,12 +37,58 @@ pub struct PurgeArgs {
     pub dry_run: bool,
 }
 
+/// Something that goes from a store.
 #[derive(Serialize)]
-struct Row {
+pub struct Row {
     store: String,
     what: &'static str,
     name: String,
     bytes: u64,
+}
+
+impl Row {
+    pub fn new(store: &str, what: &'static str, name: String, bytes: u64) -> Row {
+        Row {
+            store: store.to_owned(),
+            what,
+            name,
+            bytes,
+        }
+    }
+
+    pub fn of(store: &str, purge: &Purge) -> Vec<Row> {
+        let row = |what, name, bytes| Row::new(store, what, name, bytes);
+        let backups = purge.backups.iter();
+        let mut rows: Vec<Row> = backups
+            .map(|b| row("backup", b.label.to_string(), b.stored_bytes))
+            .collect();
+        let unfinished = purge.unfinished.iter();
+        rows.extend(unfinished.map(|label| row("unfinished backup", label.to_string(), 0)));
+        if let (Some(first), Some(last)) = (purge.wal.first(), purge.wal.last()) {
+            let count = purge.wal.len();
+            let name = format!("{count} files, {first} to {last}");
+            rows.push(row("WAL", name, purge.wal_bytes));
+        }
+        let partials = purge.partials.iter();
+        rows.extend(partials.map(|name| row("partial WAL", name.to_string(), 0)));
+        rows
+    }
+}
+
+pub fn show(rows: &[Row], dry_run: bool, context: &Context) -> anyhow::Result<Outcome> {
+    let heads = ["Store", "What", "Name", "Size"];
+    context.output.rows(&heads, rows, |row| {
+        vec![
+            row.store.clone(),
+            row.what.to_owned(),
+            row.name.clone(),
+            unit::show_size(row.bytes),
+        ]
+    })?;
+    if dry_run {
+        context.output.note("nothing was removed");
+    }
+    Ok(Outcome::Done)
 }
 
 pub async fn run(settings: &WalmgrSettings, args: &PurgeArgs, context: &Context) -> anyhow::Result<Outcome> {
@@ -84,56 +130,13 @@ pub async fn carry_out(
         if which == Which::Wal {
             purge.unfinished.clear();
         }
-        let row = |what, name: String, bytes| Row {
-            store: store.location().to_owned(),
-            what,
-            name,
-            bytes,
-        };
-        rows.extend(
-            purge
-                .backups
-                .iter()
-                .map(|b| row("backup", b.label.to_string(), b.stored_bytes)),
-        );
-        rows.extend(
-            purge
-                .unfinished
-                .iter()
-                .map(|label| row("unfinished backup", label.to_string(), 0)),
-        );
-        if let (Some(first), Some(last)) = (purge.wal.first(), purge.wal.last()) {
-            let count = purge.wal.len();
-            rows.push(row(
-                "WAL",
-                format!("{count} files, {first} to {last}"),
-                purge.wal_bytes,
-            ));
-        }
-        rows.extend(
-            purge
-                .partials
-                .iter()
-                .map(|name| row("partial WAL", name.to_string(), 0)),
-        );
+        rows.extend(Row::of(store.location(), &purge));
         if !dry_run {
             ask(settings, at, &purge.backups).await?;
             retention::carry_out(&*store, &purge).await?;
         }
     }
-    let heads = ["Store", "What", "Name", "Size"];
-    context.output.rows(&heads, &rows, |row| {
-        vec![
-            row.store.clone(),
-            row.what.to_owned(),
-            row.name.clone(),
-            unit::show_size(row.bytes),
-        ]
-    })?;
-    if dry_run {
-        context.output.note("nothing was removed");
-    }
-    Ok(Outcome::Done)
+    show(&rows, dry_run, context)
 }
 
 /// The configuration's command hears of each backup before it goes; if it fails, none goes.
