@@ -13,6 +13,8 @@ use crate::scenario::{Effort, Scenario};
 
 /// Why a mark is missed, as far as it is known: the page shows it beside the figure.
 const REASONS: &str = "reasons.md";
+/// How the line of a mark that is missed begins.
+const MISSED: &str = "- **missed**";
 
 #[derive(Serialize, Deserialize)]
 struct Entry {
@@ -68,31 +70,17 @@ impl Report {
             "# Results\n\nWritten by `bench/run`; see `bench/README.md` for what is measured and how.\n\n",
         );
         page.push_str(&machine());
-        let mut missed = String::new();
+        // Measured where this state is not: the page itself has it.
+        let before = fs::read_to_string(&self.page).unwrap_or_default();
         let mut sections = String::new();
         for scenario in Scenario::ALL {
-            let Ok(text) = fs::read_to_string(self.file(scenario)) else {
-                continue;
-            };
-            let entry: Entry = serde_json::from_str(&text)?;
-            sections.push_str(&format!(
-                "## {}\n\n`{}`, {}, {} s\n\n{}",
-                scenario.title(),
-                entry.command,
-                entry.at,
-                entry.seconds,
-                entry.text
-            ));
-            for verdict in &entry.verdicts {
-                sections.push_str(&line(verdict));
-                sections.push('\n');
-                if !verdict.met {
-                    missed.push_str(&line(verdict));
-                    missed.push('\n');
-                }
+            match fs::read_to_string(self.file(scenario)) {
+                Ok(text) => sections.push_str(&section(scenario, &serde_json::from_str(&text)?)),
+                Err(_) => sections.extend(section_of(&before, scenario.title())),
             }
-            sections.push('\n');
         }
+        let missed = sections.lines().filter(|line| line.starts_with(MISSED));
+        let missed: String = missed.map(|line| format!("{line}\n")).collect();
         page.push_str(&sections);
         page.push_str("## Missed marks\n\n");
         page.push_str(if missed.is_empty() { "None.\n" } else { &missed });
@@ -104,10 +92,34 @@ impl Report {
     }
 }
 
-fn line(verdict: &Verdict) -> String {
-    let word = if verdict.met { "met" } else { "**missed**" };
+fn section(scenario: Scenario, entry: &Entry) -> String {
+    let verdicts: String = entry
+        .verdicts
+        .iter()
+        .map(|verdict| format!("{}\n", line(verdict)))
+        .collect();
     format!(
-        "- {word}: {} — {} (mark {})",
+        "## {}\n\n`{}`, {}, {} s\n\n{}{verdicts}\n",
+        scenario.title(),
+        entry.command,
+        entry.at,
+        entry.seconds,
+        entry.text
+    )
+}
+
+/// A section of a page that was written before, up to the next one.
+fn section_of<'a>(page: &'a str, title: &str) -> Option<&'a str> {
+    let (before, _) = page.split_once(&format!("\n## {title}\n"))?;
+    let section = page.get(before.len() + 1..)?;
+    let end = section.find("\n## ").map_or(section.len(), |end| end + 1);
+    section.get(..end)
+}
+
+fn line(verdict: &Verdict) -> String {
+    let word = if verdict.met { "- met" } else { MISSED };
+    format!(
+        "{word}: {} — {} (mark {})",
         verdict.what, verdict.seen, verdict.wanted
     )
 }
@@ -149,4 +161,18 @@ fn machine() -> String {
         kernel.trim(),
         env!("CARGO_PKG_VERSION"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_that_was_measured_elsewhere_is_found() {
+        let page = "# Results\n\n## One\n\ntext\n\n## One more\n\n- met: it\n\n## Last\n\nend\n";
+        assert_eq!(section_of(page, "One"), Some("## One\n\ntext\n\n"));
+        assert_eq!(section_of(page, "One more"), Some("## One more\n\n- met: it\n\n"));
+        assert_eq!(section_of(page, "Last"), Some("## Last\n\nend\n"));
+        assert_eq!(section_of(page, "On"), None);
+    }
 }

@@ -3,11 +3,11 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use skytide_fixtures::server::{Durability, Options, Server};
+use skytide_fixtures::server::{Durability, Options, Server, StopMode};
 use skytide_fixtures::wait;
 use tempfile::TempDir;
 
@@ -15,22 +15,24 @@ use super::Effort;
 use crate::figures::{Findings, Verdict, median, percentile, spread};
 use crate::program::Program;
 
+pub const PGBACKREST: &str = "/usr/bin/pgbackrest";
 const DEADLINE: Duration = Duration::from_secs(600);
 /// What the daemon begins before it is asked.
 const AHEAD: usize = 16;
 
-struct Stage {
-    server: Server,
+/// A server with a backlog of segments.
+pub struct Stage {
+    pub server: Server,
     dir: TempDir,
     program: PathBuf,
     /// What PostgreSQL runs.
-    client_program: PathBuf,
-    segments: Vec<String>,
-    bytes: f64,
+    pub client_program: PathBuf,
+    pub segments: Vec<String>,
+    pub bytes: f64,
 }
 
 /// Seconds of a whole run and of each call in it.
-struct Run {
+pub struct Run {
     seconds: f64,
     calls: Vec<f64>,
 }
@@ -125,7 +127,7 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
 
 impl Stage {
     /// A server that has so many segments to archive and is told that none can be.
-    async fn new(count: usize) -> anyhow::Result<Stage> {
+    pub async fn new(count: usize) -> anyhow::Result<Stage> {
         let dir = tempfile::tempdir()?;
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777))?;
         let built = Program::find()?;
@@ -153,6 +155,16 @@ impl Stage {
                 "create table t (id bigint primary key, n int, at timestamptz default now(), v text)",
             )
             .await?;
+        drop(client);
+        server.stop(StopMode::Fast).await?;
+        done(
+            server
+                .command("/bin/cp")
+                .arg("-a")
+                .args([server.data_dir(), &dir.path().join("base")]),
+        )?;
+        server.start_again().await?;
+        let client = server.connect("postgres").await?;
         let status = server.data_dir().join("pg_wal/archive_status");
         let mut id = 0;
         while ready(&status)?.len() < count {
@@ -182,18 +194,27 @@ impl Stage {
         })
     }
 
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The data directory before any of the segments was written, while the server was down.
+    pub fn base(&self) -> PathBuf {
+        self.path("base")
+    }
+
     fn rates(&self, runs: &[Run]) -> Vec<f64> {
         runs.iter().map(|run| self.bytes / 1e6 / run.seconds).collect()
     }
 
-    fn command(&self, program: &Path) -> Command {
+    pub fn command(&self, program: &Path) -> Command {
         let mut command = self.server.command(&program.to_string_lossy());
         command.current_dir(self.server.data_dir());
         command
     }
 
     /// A configuration of its own store.
-    fn configure(&self, name: &str) -> anyhow::Result<PathBuf> {
+    pub fn configure(&self, name: &str) -> anyhow::Result<PathBuf> {
         let conf = self.dir.path().join(format!("{name}.ini"));
         let store = self.dir.path().join(name);
         std::fs::write(
@@ -222,13 +243,12 @@ impl Stage {
         Ok(started.elapsed().as_secs_f64())
     }
 
-    /// Also the calls whose file was archived before they were made.
-    async fn with_daemon(&self, name: &str) -> anyhow::Result<(Run, Vec<f64>)> {
-        let conf = self.configure(name)?;
-        let mut daemon = self
+    /// Started, and answering.
+    pub async fn daemon(&self, conf: &Path) -> anyhow::Result<Child> {
+        let daemon = self
             .command(&self.program)
             .arg("walmgr")
-            .arg(&conf)
+            .arg(conf)
             .args(["--quiet", "daemon"])
             .stdin(Stdio::null())
             .spawn()?;
@@ -237,6 +257,13 @@ impl Stage {
             Ok(std::os::unix::net::UnixStream::connect(&socket).ok())
         })
         .await?;
+        Ok(daemon)
+    }
+
+    /// Also the calls whose file was archived before they were made.
+    async fn with_daemon(&self, name: &str) -> anyhow::Result<(Run, Vec<f64>)> {
+        let conf = self.configure(name)?;
+        let mut daemon = self.daemon(&conf).await?;
         let started = Instant::now();
         let (first, rest) = self.segments.split_at(self.segments.len() - AHEAD / 2);
         let mut calls = first
@@ -264,11 +291,15 @@ impl Stage {
     }
 
     fn alone(&self, name: &str) -> anyhow::Result<Run> {
-        let conf = self.configure(name)?;
+        self.archive_all(&self.configure(name)?)
+    }
+
+    /// One process for each file.
+    pub fn archive_all(&self, conf: &Path) -> anyhow::Result<Run> {
         let calls: Vec<f64> = self
             .segments
             .iter()
-            .map(|name| self.call(&conf, name))
+            .map(|name| self.call(conf, name))
             .collect::<Result<_, _>>()?;
         Ok(Run {
             seconds: calls.iter().sum(),
@@ -283,11 +314,16 @@ impl Stage {
         Ok(started.elapsed().as_secs_f64())
     }
 
-    fn has_pgbackrest(&self) -> bool {
-        done(self.command(Path::new("/usr/bin/pgbackrest")).arg("version")).is_ok()
+    pub fn has_pgbackrest(&self) -> bool {
+        done(self.command(Path::new(PGBACKREST)).arg("version")).is_ok()
     }
 
     fn pgbackrest(&self, name: &str, asynchronous: bool) -> anyhow::Result<Run> {
+        self.push_all(&self.configure_pgbackrest(name, asynchronous)?)
+    }
+
+    /// A repository of its own, with this configuration.
+    pub fn configure_pgbackrest(&self, name: &str, asynchronous: bool) -> anyhow::Result<PathBuf> {
         let home = self.dir.path().join(name);
         let make = |dir: &Path| done(self.command(Path::new("/bin/mkdir")).arg("-p").arg(dir));
         let [repo, spool, lock] = ["repo", "spool", "lock"].map(|part| home.join(part));
@@ -309,19 +345,24 @@ impl Stage {
             self.server.superuser(),
         );
         std::fs::write(&conf, text)?;
-        let command = || {
-            let mut command = self.command(Path::new("/usr/bin/pgbackrest"));
-            command
-                .arg(format!("--config={}", conf.display()))
-                .arg("--stanza=main");
-            command
-        };
-        done(command().arg("stanza-create"))?;
+        done(self.command_of_pgbackrest(&conf).arg("stanza-create"))?;
+        Ok(conf)
+    }
+
+    fn command_of_pgbackrest(&self, conf: &Path) -> Command {
+        let mut command = self.command(Path::new(PGBACKREST));
+        command
+            .arg(format!("--config={}", conf.display()))
+            .arg("--stanza=main");
+        command
+    }
+
+    pub fn push_all(&self, conf: &Path) -> anyhow::Result<Run> {
         let calls = self
             .segments
             .iter()
             .map(|name| {
-                let mut push = command();
+                let mut push = self.command_of_pgbackrest(conf);
                 push.arg("archive-push")
                     .arg(self.server.data_dir().join("pg_wal").join(name));
                 let started = Instant::now();
@@ -351,7 +392,7 @@ fn ready(status: &Path) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-fn done(command: &mut Command) -> anyhow::Result<()> {
+pub fn done(command: &mut Command) -> anyhow::Result<()> {
     let output = command.stdin(Stdio::null()).output().context("start a process")?;
     ensure!(
         output.status.success(),

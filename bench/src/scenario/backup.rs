@@ -342,7 +342,7 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
     }
     findings.verdicts.push(Verdict::at_most(
         "read by an incremental after a change of 1 %",
-        10.0,
+        2.0,
         read / bytes * 100.0,
         "% of the cluster",
     ));

@@ -10,6 +10,7 @@ mod latency;
 mod parser;
 mod queue;
 mod receive;
+mod recovery;
 mod ticker;
 mod wal;
 
@@ -59,12 +60,14 @@ pub enum Scenario {
     Archive,
     /// WAL by streaming, up to the last record.
     Receive,
+    /// Recovery from archived WAL, beside pgBackRest.
+    Recovery,
     /// Base backups and restores.
     Backup,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 15] = [
+    pub const ALL: [Scenario; 16] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -79,6 +82,7 @@ impl Scenario {
         Scenario::Wal,
         Scenario::Archive,
         Scenario::Receive,
+        Scenario::Recovery,
         Scenario::Backup,
     ];
 
@@ -98,6 +102,7 @@ impl Scenario {
             Scenario::Wal => "wal",
             Scenario::Archive => "archive",
             Scenario::Receive => "receive",
+            Scenario::Recovery => "recovery",
             Scenario::Backup => "backup",
         }
     }
@@ -118,6 +123,7 @@ impl Scenario {
             Scenario::Wal => "Reading WAL",
             Scenario::Archive => "Archiving WAL",
             Scenario::Receive => "Receiving WAL",
+            Scenario::Recovery => "Recovery from archived WAL",
             Scenario::Backup => "Base backup and restore",
         }
     }
@@ -138,6 +144,7 @@ impl Scenario {
             Scenario::Wal => Box::pin(wal::run(effort)).await,
             Scenario::Archive => Box::pin(archive::run(effort)).await,
             Scenario::Receive => Box::pin(receive::run(effort)).await,
+            Scenario::Recovery => Box::pin(recovery::run(effort)).await,
             Scenario::Backup => Box::pin(backup::run(effort)).await,
         }
     }

@@ -22,6 +22,8 @@ use crate::figures::{Findings, Verdict, median, spread};
 use crate::program::Program;
 
 const DEADLINE: Duration = Duration::from_secs(600);
+/// A copy that has not grown for so long is all that will come.
+const SETTLE: Duration = Duration::from_millis(200);
 const CLIENTS: usize = 4;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,7 +61,7 @@ struct Stage {
 
 pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
     let count = u64::try_from(effort.size(48, 12))?;
-    let kills = usize::try_from(effort.size(20, 5))?;
+    let kills = usize::try_from(effort.size(50, 5))?;
     let mut findings = Findings::default();
     let stage = Stage::new().await?;
     let (first, last) = stage.load(count, effort.reps).await?;
@@ -127,7 +129,7 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
     findings.note(format!(
         "{CLIENTS} clients commit rows one by one (synchronous_commit = on, nobody in synchronous_standby_names); both \
          receivers follow at the same time, and all of the server's processes are killed {kills} times. What is on \
-         the server's disk and not in the copy after the last whole record:"
+         the server's disk and not in the copy after the last whole record, once the receivers have written what they had got:"
     ));
     let row = |name: &str, lost: &[Lost]| {
         let bytes: Vec<f64> = lost.iter().map(|lost| lost.bytes as f64).collect();
@@ -349,12 +351,29 @@ impl Stage {
             for client in clients {
                 client.await?;
             }
-            let boundary = look(&DirStore::open(&mine.place)?).await?;
-            ours.push(self.lost(boundary.map_or(Lsn::INVALID, |found| found.boundary))?);
-            theirs.push(self.lost(self.received(&other.place)?)?);
+            let (our_end, their_end) = self.ends(&mine.place, &other.place).await?;
+            ours.push(self.lost(our_end)?);
+            theirs.push(self.lost(their_end)?);
             self.server.start_again().await?;
         }
         Ok((ours, theirs))
+    }
+
+    /// Behind the last whole record in both copies, once the receivers, which live, have written what they had got.
+    async fn ends(&self, ours: &Path, theirs: &Path) -> anyhow::Result<(Lsn, Lsn)> {
+        let mut before = None;
+        loop {
+            let look = look(&DirStore::open(ours)?).await?;
+            let ends = (
+                look.map_or(Lsn::INVALID, |found| found.boundary),
+                self.received(theirs)?,
+            );
+            if before == Some(ends) {
+                return Ok(ends);
+            }
+            before = Some(ends);
+            tokio::time::sleep(SETTLE).await;
+        }
     }
 
     /// Behind the last whole record of what `pg_receivewal` has.
