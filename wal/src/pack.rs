@@ -5,6 +5,8 @@
 
 mod index;
 
+use std::io::Cursor;
+
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::CParameter;
@@ -152,12 +154,12 @@ impl FrameDecoder {
         file: &mut Vec<u8>,
     ) -> Result<(), PackError> {
         let expected = index.frame_file_bytes(frame);
-        let start = file.len();
-        file.resize(start + expected, 0);
-        let found = self
-            .0
-            .decompress_to_buffer(bytes, file.get_mut(start..).unwrap_or_default())
-            .map_err(|source| PackError::Frame { frame, source })?;
+        file.reserve(expected);
+        let start = file.len() as u64;
+        let mut end = Cursor::new(file);
+        end.set_position(start);
+        let found = self.0.decompress_to_buffer(bytes, &mut end);
+        let found = found.map_err(|source| PackError::Frame { frame, source })?;
         match found == expected {
             true => Ok(()),
             false => Err(PackError::FrameLength {
