@@ -67,6 +67,19 @@ impl Running {
     }
 }
 
+impl Running {
+    /// At the end of its turn.
+    async fn ends_politely(mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        wait::until("it to end", PATIENCE, async || {
+            Ok(self.child.try_wait()?.map(drop))
+        })
+        .await
+        .unwrap();
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -246,7 +259,7 @@ async fn python_copies(kind: &str, jobs: &[(&str, &str)], modules: Modules) {
         succeed(python(*job, &["--register"]).output().unwrap());
     }
     {
-        let _consumers: Vec<Running> = jobs
+        let consumers: Vec<Running> = jobs
             .iter()
             .map(|job| Running::start(&mut python(*job, &[]), &directory.path().join(job.0)))
             .collect();
@@ -271,6 +284,10 @@ async fn python_copies(kind: &str, jobs: &[(&str, &str)], modules: Modules) {
             .await
             .unwrap();
         becomes(&client, "select count(*) from copied", 1001).await;
+        // Killed with a batch in their hands, they could not be unregistered.
+        for consumer in consumers {
+            consumer.ends_politely().await;
+        }
     }
     assert_eq!(
         number(&client, "select count(distinct ev_id) from copied").await,

@@ -187,11 +187,13 @@ async fn bytes_of_a_segment_go_behind_what_the_store_has() {
             &bytes[150_000..150_050],
         )
         .with(1, &["has 50 bytes"]);
+    let before = boundary(&stage.store()).await.as_u64() & 0xFF_FFFF;
     let mut damaged = bytes[150_000..400_000].to_vec();
     damaged[60_000] ^= 4;
     push(&full, 150_000, &damaged).with(1, &["damaged where it comes from", "wrong checksum"]);
     let kept = boundary(&stage.store()).await.as_u64() & 0xFF_FFFF;
-    assert!((150_000 - 9000..210_000).contains(&(kept as usize)), "{kept}");
+    // Whole records before the damage may have been kept.
+    assert!(before > 0 && (before..210_000).contains(&kept), "{before} {kept}");
     push(&full, 150_000, &bytes[150_000..]).with(0, &[]);
     assert!(stage.stored(&full).is_file(), "a full segment is kept as one");
     let bytes = fs::read(wal.join(&current)).unwrap();

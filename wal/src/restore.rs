@@ -289,18 +289,18 @@ fn misplaced(
     contents: &Contents,
     bytes: &[u8],
 ) -> Option<&'static str> {
-    let (kind, timeline) = match name {
-        WalFileName::Segment(segment) => (Kind::Segment, segment.timeline()),
-        WalFileName::Partial(segment) => (Kind::PartialSegment, segment.timeline()),
-        WalFileName::History(timeline) => (Kind::History, timeline),
-        WalFileName::BackupHistory { segment, .. } => (Kind::BackupHistory, segment.timeline()),
+    let kind = match name {
+        WalFileName::Segment(_) => Kind::Segment,
+        WalFileName::Partial(_) => Kind::PartialSegment,
+        WalFileName::History(_) => Kind::History,
+        WalFileName::BackupHistory { .. } => Kind::BackupHistory,
     };
     let size = identity.segment_size.bytes();
     if contents.system_id != identity.system_id {
         Some("it is of another cluster")
     } else if contents.kind != kind {
         Some("it is another kind of file")
-    } else if contents.timeline != timeline {
+    } else if contents.timeline != name.timeline() {
         Some("it is of another timeline")
     } else if kind == Kind::Segment && bytes.len() as u64 != size {
         Some("it is not as long as a segment")

@@ -183,6 +183,17 @@ impl FromStr for SegmentName {
     }
 }
 
+impl WalFileName {
+    pub const fn timeline(self) -> TimelineId {
+        match self {
+            WalFileName::Segment(segment)
+            | WalFileName::Partial(segment)
+            | WalFileName::BackupHistory { segment, .. } => segment.timeline(),
+            WalFileName::History(timeline) => timeline,
+        }
+    }
+}
+
 impl FromStr for WalFileName {
     type Err = ParseNameError;
 

@@ -18,6 +18,8 @@ pub const OLD_NAMES: &[(&str, &str)] = &[
 
 /// What `restore_command` runs.
 const RESTORES: [&str; 2] = ["restore-wal", "xrestore"];
+/// What PostgreSQL calls the files that it restores (`access/transam/xlogarchive.c`).
+pub const RECOVERED: [&str; 2] = ["RECOVERYXLOG", "RECOVERYHISTORY"];
 /// Other commands that files of WAL are named to.
 const KNOWS_WAL_FILES: [&str; 6] = ["archive", "xarchive", "xpartialsync", "verify", "dump", "stats"];
 
@@ -74,7 +76,7 @@ impl Call {
         let is_path_of =
             |name: &str| words().any(|word| word.strip_suffix(name).is_some_and(|dir| dir.ends_with('/')));
         let is_wanted = |word: &str| word.parse::<WalFileName>().is_ok() && !is_path_of(word);
-        words().any(|word| RESTORES.contains(&word))
+        words().any(|word| RESTORES.contains(&word) || RECOVERED.iter().any(|name| word.ends_with(name)))
             || words().any(is_wanted) && !words().any(|word| KNOWS_WAL_FILES.contains(&word))
     }
 
@@ -135,6 +137,9 @@ mod tests {
             "walmgr c.ini restore %f pg_wal/RECOVERYXLOG",
             "wlmgr c.ini restore-wal %f pg_wal/RECOVERYXLOG",
             "wlmgr c.ini restoer 00000002.history pg_wal/RECOVERYHISTORY",
+            "walmgr c.ini archive pg_wal/RECOVERYXLOG %f",
+            "wal verify %f pg_wal/RECOVERYXLOG",
+            "walmgr c.ini restore_wal 00000002.history,pg_wal/RECOVERYHISTORY",
             "walmgr c.ini %f pg_wal/RECOVERYXLOG",
         ] {
             assert!(restores(line), "{line}");

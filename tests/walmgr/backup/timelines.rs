@@ -145,14 +145,16 @@ async fn a_trials_timeline_is_dropped_and_the_server_is_let_in_again() {
         .archive_file(&locked_out)
         .with(1, &["was replaced", "HINT", "drop-timeline 2"]);
     stage
-        .walmgr(&["drop-timeline", "1"])
-        .with(1, &["the server in master_db is on timeline 1"]);
+        .walmgr(&["drop-timeline", "1", "--yes"])
+        .with(1, &["the server in master_db is on it"]);
     stage
-        .walmgr(&["--set", "master_db=", "drop-timeline", "1"])
-        .with(1, &["it is the cluster's first one"]);
-    stage
-        .walmgr(&["--set", &by, "drop-timeline", "2"])
-        .with(1, &["the server in master_db is on timeline 2"]);
+        .walmgr(&["--set", "master_db=", "drop-timeline", "2", "--yes"])
+        .with(2, &["Set master_db"]);
+    for timeline in ["1", "2"] {
+        stage
+            .walmgr(&["--set", &by, "drop-timeline", timeline, "--yes"])
+            .with(1, &["the server in master_db is on"]);
+    }
     drop(trial);
     let said = stage
         .walmgr(&["drop-timeline", "2", "--dry-run"])
@@ -160,7 +162,22 @@ async fn a_trials_timeline_is_dropped_and_the_server_is_let_in_again() {
     for word in ["00000002.history", "backup", "WAL"] {
         assert!(said.out.contains(word), "{said:?}");
     }
+    stage
+        .walmgr(&["drop-timeline", "2"])
+        .with(2, &["--yes", "on timeline 1"]);
+    let daemon = stage.daemon().await;
+    stage
+        .walmgr(&["drop-timeline", "2", "--yes"])
+        .with(1, &["the daemon answers"]);
+    daemon.ends_politely().await;
     assert!(history.is_file());
+    // A newer one whose way nobody knows may come from it.
+    let newer = stage.store().join("history/00000003.history.zst");
+    fs::write(&newer, "bit rot").unwrap();
+    stage
+        .walmgr(&["drop-timeline", "2", "--yes"])
+        .with(1, &["timeline 3 is newer", "may come from it"]);
+    fs::remove_file(&newer).unwrap();
     #[cfg(feature = "failpoints")]
     stage.killed_at("purge::manifest", &["drop-timeline", "2"]).await;
     stage.walmgr(&["drop-timeline", "2"]).with(0, &[]);
@@ -177,6 +194,39 @@ async fn a_trials_timeline_is_dropped_and_the_server_is_let_in_again() {
     assert_eq!(labels(&stage).len(), 1);
     stage.walmgr(&["verify"]).with(0, &[]);
     stage
-        .walmgr(&["drop-timeline", "2"])
+        .walmgr(&["drop-timeline", "2", "--yes"])
         .with(1, &["no store has timeline 2"]);
+}
+
+/// Prevents: after a failover, while the archiver hangs, the stores do not know the newest timeline, and what it comes from
+/// looks like the end of a trial.
+#[tokio::test]
+async fn what_the_living_servers_timeline_comes_from_is_not_dropped() {
+    let stage = stage(Options::default()).await;
+    backup(&stage);
+    flush(&stage).await;
+    restore(&stage, "latest", "second", &[]).with(0, &[]);
+    let second = promoted(&stage, "second").await;
+    history(&second.0, "two").await;
+    restore(&stage, "latest", "third", &[]).with(0, &[]);
+    drop(second);
+    // On timeline 3, which no store has heard of.
+    let third = stage.recovered("third").await;
+    let by = format!("master_db={}", third.0.dsn("postgres"));
+    for timeline in ["1", "2"] {
+        stage
+            .walmgr(&["--set", &by, "drop-timeline", timeline, "--yes"])
+            .with(1, &["is on timeline 3, which comes from it"]);
+    }
+    let stranger = Server::start(Options {
+        own_identity: true,
+        ..Options::default()
+    })
+    .await
+    .unwrap();
+    let by = format!("master_db={}", stranger.dsn("postgres"));
+    stage
+        .walmgr(&["--set", &by, "drop-timeline", "2", "--yes"])
+        .with(1, &["system identifier"]);
+    assert_eq!(fs::read_dir(stage.store().join("history")).unwrap().count(), 1);
 }

@@ -47,12 +47,8 @@ pub enum BackupError {
         timeline: TimelineId,
         lsn: Lsn,
     },
-    #[error("timeline {timeline} is not dropped from store {location}: {what}")]
-    Undroppable {
-        timeline: TimelineId,
-        location: String,
-        what: String,
-    },
+    #[error("timeline {timeline} is not dropped: {what}")]
+    Undroppable { timeline: TimelineId, what: String },
     #[error("another backup is called {0}, too")]
     Taken(Label),
     #[error("there is no backup {0}")]

@@ -9,7 +9,7 @@ use super::plan::history;
 use super::stores::{Stores, list, unfinished};
 use super::{BackupError, Kind, Label, Summary, unix_now};
 use crate::restore::Restorer;
-use crate::store::{ObjectName, PartialName, Prefix, Store, layout};
+use crate::store::{ObjectName, PartialName, Prefix, Store, StoreError, layout};
 use crate::{HistoryFile, SegmentName, SegmentSize, TimelineId, WalFileName};
 
 /// A backup that nobody finished is taken for dead after this time. Large ones take days.
@@ -141,6 +141,43 @@ pub fn needs(
     })
 }
 
+/// Backups that nobody has finished.
+#[derive(Debug, Default)]
+pub(super) struct Unfinished {
+    pub dead: Vec<Label>,
+    /// May still be written, with what they are built on.
+    pub alive: Vec<(Label, Option<Label>)>,
+}
+
+impl Unfinished {
+    /// The newest that may still be written.
+    pub fn alive(&self) -> Option<&Label> {
+        self.alive.last().map(|(label, _)| label)
+    }
+}
+
+pub(super) async fn unfinished_by_age(store: &dyn Store, now: i64) -> Result<Unfinished, StoreError> {
+    let mut found = Unfinished::default();
+    for label in unfinished(store).await? {
+        let note = store.get(&label.claim()).await?;
+        let text = note
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default();
+        let line = |key: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "))
+        };
+        let started = line("started").and_then(|started| started.parse::<i64>().ok());
+        match started.is_none_or(|started| started < now - DEAD_AFTER) {
+            true => found.dead.push(label),
+            false => found
+                .alive
+                .push((label, line("parent").and_then(|parent| parent.parse().ok()))),
+        }
+    }
+    Ok(found)
+}
+
 /// What would go from a store.
 pub async fn plan(
     store: &std::sync::Arc<dyn Store>,
@@ -152,26 +189,14 @@ pub async fn plan(
     let backups = list(&alone).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
     let now = unix_now();
     let mut purge = Purge::default();
-    let mut claimed = Vec::new();
-    let mut under_way = None;
-    for label in unfinished(&**store).await? {
-        let note = store.get(&label.claim()).await?;
-        let text = note
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default();
-        let line = |key: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "))
-        };
-        let started = line("started").and_then(|started| started.parse::<i64>().ok());
-        match started.is_none_or(|started| started < now - DEAD_AFTER) {
-            true => purge.unfinished.push(label),
-            false => {
-                claimed.extend(line("parent").and_then(|parent| parent.parse().ok()));
-                under_way = Some(label);
-            }
-        }
-    }
+    let unfinished = unfinished_by_age(&**store, now).await?;
+    let under_way = unfinished.alive().cloned();
+    let claimed: Vec<Label> = unfinished
+        .alive
+        .into_iter()
+        .filter_map(|(_, parent)| parent)
+        .collect();
+    purge.unfinished = unfinished.dead;
     let way = way(store, &backups).await?;
     let (kept, dropped) = decide(backups, keep, &claimed, &way, now);
     purge.backups = dropped;

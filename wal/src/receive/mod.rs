@@ -155,6 +155,8 @@ impl Receiver {
             identity,
             path,
         } = server;
+        self.window.follow(&path);
+        self.window.server(system.flush_lsn);
         let settings = self.tail_settings(identity);
         let ends = survey_all(&self.settings.stores, identity, &path).await?;
         let slot_start = self.ensure_slot(&mut client).await?;
@@ -166,8 +168,6 @@ impl Receiver {
                 (system.timeline, SegmentNo::holding(from, identity.segment_size))
             }
         };
-        self.window.follow(&path);
-        self.window.server(system.flush_lsn);
         loop {
             let own_path = path.up_to(timeline).map_or_else(|| path.clone(), Arc::new);
             let mut tail = Tail::begin(settings.clone(), own_path, first, self.window.clone()).await?;

@@ -2,7 +2,7 @@
 
 use skytide_sql::Lsn;
 
-use super::{ReceiveError, Receiver};
+use super::{ReceiveError, Receiver, history};
 use crate::walsender::{Client, SlotLifetime, WalReservation};
 
 /// duplicate_object
@@ -46,7 +46,9 @@ impl Receiver {
             return Ok(());
         }
         let mut client = self.client().await?;
-        let flush = client.identify_system().await?.flush_lsn;
+        let system = client.identify_system().await?;
+        let flush = system.flush_lsn;
+        self.window.follow(&history(&mut client, system.timeline).await?);
         self.window.server(flush);
         let reported = Some(self.reported).filter(|lsn| lsn.is_valid());
         let held_from = match client.server_version_num() >= READS_SLOTS {

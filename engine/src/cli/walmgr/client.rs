@@ -15,6 +15,7 @@ use std::thread;
 
 use super::restore::{MISSING, STOP, serves_standby};
 use super::wire::{self, Ask, Request};
+use crate::cli::compat::RECOVERED;
 use crate::config::settings::socket_beside;
 
 /// What came of asking before anything else is done.
@@ -65,11 +66,20 @@ fn question(arguments: &[OsString]) -> Option<(PathBuf, Request)> {
     }
     // restore_command may name %r too.
     let (ask, name, path) = match (ask.to_str()?, rest) {
-        ("archive" | "xarchive", []) => (Ask::Archive, second, first),
+        // archive_command in the place of restore_command is told so by the whole program.
+        ("archive" | "xarchive", []) if !names_recovered(first) && !names_recovered(second) => {
+            (Ask::Archive, second, first)
+        }
         ("restore-wal" | "xrestore", [] | [_]) => (Ask::Restore, first, second),
         _ => return None,
     };
     Some((socket_beside(Path::new(conf)), request(ask, name, path)?))
+}
+
+fn names_recovered(word: &OsStr) -> bool {
+    RECOVERED
+        .iter()
+        .any(|name| word.as_bytes().ends_with(name.as_bytes()))
 }
 
 /// Who it is, for a message.

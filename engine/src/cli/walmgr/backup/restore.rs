@@ -217,6 +217,12 @@ pub async fn run(
             if restored.done.is_some() {
                 let dir = restored.data_dir.display();
                 context.output.line(format!("next: pg_ctl -D {dir} start"))?;
+                if !args.standby {
+                    context.output.note(
+                        "it archives where the cluster did, and the stores follow whoever is promoted; to only try it out: \
+                         pg_ctl -o \"-c archive_mode=off\" start",
+                    );
+                }
             }
         }
     }

@@ -124,14 +124,7 @@ pub async fn run(
 }
 
 async fn not_in_use(settings: &WalmgrSettings) -> anyhow::Result<()> {
-    lock::check(settings)?;
-    if std::os::unix::net::UnixStream::connect(&settings.socket).is_ok() {
-        return Err(
-            Failure::new(format!("the daemon answers at {}", settings.socket.display()))
-                .hint("Stop it first.")
-                .into(),
-        );
-    }
+    lock::no_daemon(settings)?;
     let Some(server) = &settings.server else {
         return Ok(());
     };

@@ -24,6 +24,19 @@ fn required_path(settings: &WalmgrSettings) -> anyhow::Result<PathBuf> {
     Ok(path(settings).ok_or_else(|| Failure::usage("no store is a directory, where the lock would be"))?)
 }
 
+/// Nobody holds the lock, and no daemon works on the stores.
+pub fn no_daemon(settings: &WalmgrSettings) -> anyhow::Result<()> {
+    check(settings)?;
+    if std::os::unix::net::UnixStream::connect(&settings.socket).is_ok() {
+        return Err(
+            Failure::new(format!("the daemon answers at {}", settings.socket.display()))
+                .hint("Stop it first.")
+                .into(),
+        );
+    }
+    Ok(())
+}
+
 /// The process that holds it, if that lives. A lock of a dead one is none.
 fn holder(path: &std::path::Path) -> anyhow::Result<Option<i32>> {
     let text = match std::fs::read_to_string(path) {
