@@ -185,6 +185,9 @@ async fn the_slot_does_not_fill_the_primarys_disk() {
     assert_eq!(slots().await.unwrap(), 1);
     let away = stage.path("away");
     fs::rename(stage.store(), &away).unwrap();
+    // What comes goes into the file that it has open, until the segment is to be put in its place.
+    stage.segment(10_000).await;
+    logged(&stage, "takes no WAL").await;
     stage.segment(10_000).await;
     stage.run("insert into t (v) values ('held')").await;
     wait::until_eq("slots", 0, PATIENCE, slots).await.unwrap();
