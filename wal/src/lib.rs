@@ -38,6 +38,7 @@ pub mod stats;
 pub mod store;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod succession;
+#[cfg_attr(not(test), deny(clippy::indexing_slicing))]
 pub mod tail;
 pub mod timeline;
 #[cfg_attr(not(test), deny(clippy::indexing_slicing))]

@@ -35,29 +35,21 @@ pub(crate) async fn history_in(
     Ok(history)
 }
 
-/// The histories of newer timelines that come from this one. One listing, and nothing more as long as none is newer.
-pub(crate) async fn descendants(
-    store: &dyn Store,
-    timeline: TimelineId,
-) -> Result<Vec<HistoryFile>, StoreError> {
-    let mut found = Vec::new();
+/// Who left `timeline` first, of all whose history is in this store. One listing, and nothing more as long as no
+/// timeline is newer.
+pub async fn successor_of(store: &dyn Store, timeline: TimelineId) -> Result<Option<Successor>, StoreError> {
+    let mut first: Option<Successor> = None;
     for object in store.list(&layout::histories()).await? {
-        if let Some(WalFileName::History(newer)) = layout::wal_file_of(&object.name)
-            && newer > timeline
+        let Some(WalFileName::History(newer)) = layout::wal_file_of(&object.name) else {
+            continue;
+        };
+        if newer > timeline
+            && let Some(history) = history_in(store, newer).await?
+            && let Some((_, Some(lsn))) = history.range_of(timeline)
+            && first.is_none_or(|first| lsn < first.lsn)
         {
-            let history = history_in(store, newer).await?;
-            found.extend(history.filter(|history| history.range_of(timeline).is_some()));
+            first = Some(Successor { timeline: newer, lsn });
         }
     }
-    Ok(found)
-}
-
-/// Who left `timeline` first, of all whose history is in this store.
-pub async fn successor_of(store: &dyn Store, timeline: TimelineId) -> Result<Option<Successor>, StoreError> {
-    let descendants = descendants(store, timeline).await?;
-    let left = descendants.iter().filter_map(|history| {
-        let (_, end) = history.range_of(timeline)?;
-        Some((end?, history.timeline()))
-    });
-    Ok(left.min().map(|(lsn, timeline)| Successor { timeline, lsn }))
+    Ok(first)
 }

@@ -178,12 +178,20 @@ async fn a_trials_timeline_is_dropped_and_the_server_is_let_in_again() {
         .walmgr(&["drop-timeline", "2", "--yes"])
         .with(1, &["timeline 3 is newer", "may come from it"]);
     fs::remove_file(&newer).unwrap();
-    #[cfg(feature = "failpoints")]
+    // Where the history is lost, the server's own says that it does not need the rest.
+    let lost = stage.path("lost");
+    fs::rename(&history, &lost).unwrap();
     stage
-        .killed_at("purge::manifest", &["drop-timeline", "2", "--yes"])
-        .await;
-    // The history may be lost before the rest is gone; the server's own says that it does not need it.
-    fs::remove_file(&history).unwrap();
+        .walmgr(&["drop-timeline", "2", "--dry-run"])
+        .with(0, &["nothing was removed"]);
+    fs::rename(&lost, &history).unwrap();
+    #[cfg(feature = "failpoints")]
+    for step in ["purge::manifest", "purge::wal", "abandon::history"] {
+        stage.killed_at(step, &["drop-timeline", "2", "--yes"]).await;
+        stage
+            .archive_file(&locked_out)
+            .with(1, &["was replaced", "drop-timeline 2"]);
+    }
     stage.walmgr(&["drop-timeline", "2", "--yes"]).with(0, &[]);
 
     // The server that was locked out is let in by itself, and everything is there.

@@ -10,7 +10,7 @@ use super::retention::{self, Purge};
 use super::stores::{Stores, list};
 use super::{BackupError, Summary, unix_now};
 use crate::store::identity::Identity;
-use crate::store::{ObjectName, Store, StoreError, layout};
+use crate::store::{ObjectName, Prefix, Store, StoreError, layout};
 use crate::succession::history_in;
 use crate::{HistoryFile, TimelineId, WalFileName};
 
@@ -137,6 +137,11 @@ async fn timelines_in(store: &dyn Store) -> Result<BTreeSet<TimelineId>, StoreEr
     let files = files
         .iter()
         .filter_map(|listed| layout::wal_file_of(&listed.name));
+    let partials = store.partials(&Prefix::default()).await?;
+    let partials = partials
+        .iter()
+        .filter_map(|listed| layout::segment_of(&listed.name));
+    let files = files.chain(partials.map(WalFileName::Partial));
     Ok(files.map(WalFileName::timeline).collect())
 }
 
@@ -155,6 +160,7 @@ async fn history_in_any(
 /// Carries out what was planned for a store. The history goes last: until then the command can be given again.
 pub async fn carry_out(store: &dyn Store, abandoned: &Abandoned) -> Result<(), BackupError> {
     retention::carry_out(store, &abandoned.purge).await?;
+    fail::fail_point!("abandon::history");
     if let Some((history, _)) = &abandoned.history {
         store.delete(history).await?;
     }

@@ -48,8 +48,14 @@ impl Receiver {
         let mut client = self.client().await?;
         let system = client.identify_system().await?;
         let flush = system.flush_lsn;
-        self.window.follow(&history(&mut client, system.timeline).await?);
-        self.window.server(flush);
+        // The window waits for a history that cannot be had; the slot's limit does not.
+        match history(&mut client, system.timeline).await {
+            Ok(path) => {
+                self.window.follow(&path);
+                self.window.server(flush);
+            }
+            Err(error) => tracing::debug!(error = crate::tail::words(&error), "the loss window is not known"),
+        }
         let reported = Some(self.reported).filter(|lsn| lsn.is_valid());
         let held_from = match client.server_version_num() >= READS_SLOTS {
             true => match client.read_slot(&slot).await? {
