@@ -63,22 +63,8 @@ async fn a_promoted_standby_is_followed_to_its_new_timeline() {
     let stage = Stage::new().await;
     stage.segment(100).await;
     let base = stage.base().await;
-    let data = stage.placed(&base, "standby");
-    let signal = data.join("standby.signal");
-    let touched = stage.server.command("/bin/touch").arg(signal).output().unwrap();
-    assert!(touched.status.success());
-    let primary = stage.server.dsn("postgres");
-    let standby = stage
-        .start(
-            "standby",
-            &[
-                ("primary_conninfo", &primary),
-                // From the primary, and nowhere else.
-                ("restore_command", "/bin/false"),
-                ("wal_keep_size", "1GB"),
-            ],
-        )
-        .await;
+    let settings = [("wal_keep_size", "1GB")];
+    let standby = stage.standby(&base, "standby", &settings).await;
     stage.configure(&format!("master_db = {}", standby.0.dsn("postgres")));
     let receiver = stage.copier("receive", &[]);
     stage.segment(3000).await;
@@ -140,12 +126,13 @@ async fn a_store_that_was_away_gets_what_it_missed() {
     in_step(&stage.server, &second).await;
     let away = stage.path("away");
     fs::rename(&second, &away).unwrap();
+    // The next piece misses it: the file that it has open is not where readers look.
+    stage.run("insert into t (v) values ('while it was away')").await;
+    logged(&stage, "a store takes no WAL").await;
     for rows in [1000, 5000] {
         stage.segment(rows).await;
     }
-    stage.run("insert into t (v) values ('while it was away')").await;
     in_step(&stage.server, &first).await;
-    logged(&stage, "a store takes no WAL").await;
     fs::rename(&away, &second).unwrap();
     in_step(&stage.server, &second).await;
     for store in [&first, &second] {
@@ -185,10 +172,11 @@ async fn the_slot_does_not_fill_the_primarys_disk() {
     assert_eq!(slots().await.unwrap(), 1);
     let away = stage.path("away");
     fs::rename(stage.store(), &away).unwrap();
-    // What comes goes into the file that it has open, until the segment is to be put in its place.
-    stage.segment(10_000).await;
+    stage.run("insert into t (v) values ('missed')").await;
     logged(&stage, "takes no WAL").await;
-    stage.segment(10_000).await;
+    for _ in 0..2 {
+        stage.segment(10_000).await;
+    }
     stage.run("insert into t (v) values ('held')").await;
     wait::until_eq("slots", 0, PATIENCE, slots).await.unwrap();
     logged(&stage, "dropped the replication slot").await;

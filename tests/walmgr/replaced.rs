@@ -11,25 +11,9 @@ use super::stage::{PATIENCE, Restored, Stage};
 /// A standby that takes the primary's place and archives, while the old primary lives on.
 async fn replaced(stage: &Stage) -> Restored {
     let base = stage.base().await;
-    let data = stage.placed(&base, "standby");
-    let touched = stage
-        .server
-        .command("/bin/touch")
-        .arg(data.join("standby.signal"))
-        .output()
-        .unwrap();
-    assert!(touched.status.success());
-    let standby = stage
-        .start(
-            "standby",
-            &[
-                ("primary_conninfo", &stage.server.dsn("postgres")),
-                ("restore_command", "/bin/false"),
-                ("archive_mode", "on"),
-                ("archive_command", &stage.line("archive %p %f")),
-            ],
-        )
-        .await;
+    let archive = stage.line("archive %p %f");
+    let settings = [("archive_mode", "on"), ("archive_command", &archive)];
+    let standby = stage.standby(&base, "standby", &settings).await;
     let wanted = flush_lsn(&stage.server).await;
     let client = standby.0.connect("postgres").await.unwrap();
     wait::until("the standby to have it", PATIENCE, async || {

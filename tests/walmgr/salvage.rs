@@ -112,20 +112,8 @@ async fn a_promoted_server_is_salvaged_with_the_timeline_it_came_from() {
     let first = stage.segment(50).await;
     stage.archive_file(&first).with(0, &[]);
     let base = stage.base().await;
-    let data = stage.placed(&base, "standby");
-    let touched = stage
-        .server
-        .command("/bin/touch")
-        .arg(data.join("standby.signal"))
-        .output();
-    assert!(touched.unwrap().status.success());
-    let primary = stage.server.dsn("postgres");
-    let settings = [
-        ("primary_conninfo", primary.as_str()),
-        ("restore_command", "/bin/false"),
-        ("wal_keep_size", "1GB"),
-    ];
-    let standby = stage.start("standby", &settings).await;
+    let settings = [("wal_keep_size", "1GB")];
+    let standby = stage.standby(&base, "standby", &settings).await;
     // Nothing of this is archived: it is on the standby's disk.
     for rows in [3000, 100] {
         stage.segment(rows).await;
@@ -146,7 +134,8 @@ async fn a_promoted_server_is_salvaged_with_the_timeline_it_came_from() {
     let flushed = flush_lsn(&standby.0).await;
     standby.0.kill().unwrap();
 
-    stage.configure(&format!("master_data = {}", data.display()));
+    let data = standby.0.data_dir().display();
+    stage.configure(&format!("master_data = {data}"));
     let done = report(&stage);
     assert_eq!(
         (&done["timeline"], &done["stores"][0]["complete"]),

@@ -407,9 +407,7 @@ impl Stage {
     /// A cluster from the base and the store, as far as the WAL goes.
     pub async fn restored(&self, base: &Path, name: &str, settings: &[(&str, &str)]) -> Restored {
         let data = self.placed(base, name);
-        let signal = data.join("recovery.signal");
-        let touched = self.server.command("/bin/touch").arg(signal).output().unwrap();
-        assert!(touched.status.success(), "{touched:?}");
+        self.touch(&data.join("recovery.signal"));
         let restored = self.start(name, settings).await;
         // A new connection each time: the server may end those of its hot standby.
         let recovered = wait::until_eq("pg_is_in_recovery", false, PATIENCE, async || {
@@ -421,6 +419,24 @@ impl Stage {
             panic!("{error:?}\n{}", restored.0.log_tail());
         }
         restored
+    }
+
+    /// The base as a standby of the server, from which and from nowhere else it has its WAL.
+    pub async fn standby(&self, base: &Path, name: &str, settings: &[(&str, &str)]) -> Restored {
+        let data = self.placed(base, name);
+        self.touch(&data.join("standby.signal"));
+        let primary = self.server.dsn("postgres");
+        let own = [
+            ("primary_conninfo", primary.as_str()),
+            ("restore_command", "/bin/false"),
+        ];
+        self.start(name, &[&own, settings].concat()).await
+    }
+
+    /// Makes an empty file of the server's user.
+    fn touch(&self, path: &Path) {
+        let touched = self.server.command("/bin/touch").arg(path).output().unwrap();
+        assert!(touched.status.success(), "{touched:?}");
     }
 
     /// The base, started as it is: a second primary.

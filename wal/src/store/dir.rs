@@ -355,7 +355,19 @@ impl Inner {
         piece.check_size()?;
         let file = self.open_partial(name, at)?;
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.append(at, piece)
+        let bytes = file.append(at, piece)?;
+        // A file that was removed, or moved away with its directory, takes bytes as before: nobody would find them.
+        if file.is_in_place() {
+            return Ok(bytes);
+        }
+        self.lock_partials().retain(|(open, _)| open != name);
+        self.make_parent(&self.partial(name))?;
+        Err(StoreError::OutOfPlace {
+            location: self.location.clone(),
+            name: name.clone(),
+            at,
+            bytes: 0,
+        })
     }
 
     fn open_partial(&self, name: &PartialName, at: u64) -> Result<Arc<Mutex<PieceFile>>, StoreError> {
@@ -367,6 +379,7 @@ impl Inner {
             return Ok(file);
         }
         let path = self.partial(name);
+        self.make_parent(&path)?;
         if at > 0 && !path.exists() {
             return Err(StoreError::OutOfPlace {
                 location: self.location.clone(),
@@ -375,7 +388,6 @@ impl Inner {
                 bytes: 0,
             });
         }
-        self.make_parent(&path)?;
         let file = Arc::new(Mutex::new(PieceFile::open(&self.location, &path, name)?));
         if open.len() == MAX_OPEN_PARTIALS {
             open.pop_front();

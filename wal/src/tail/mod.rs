@@ -356,16 +356,22 @@ impl Tail {
     /// Makes what was taken durable, as far as the pace wants it. An error means that no store takes WAL any more, or
     /// that they must not be given any.
     pub async fn publish(&mut self, pace: Pace) -> Result<(), TailError> {
-        while let Some(mut segment) = self.full.pop_front() {
+        // A full segment stays in the queue until it is sealed: a store that is left behind meanwhile lacks it.
+        while !self.full.is_empty() {
             let in_pieces = pace == Pace::Now;
             if in_pieces {
                 self.settle_before_pieces().await?;
-                self.append(&mut segment).await;
+                if let Some(mut segment) = self.full.pop_front() {
+                    self.append(&mut segment).await;
+                    self.full.push_front(segment);
+                }
             }
             while self.sealing.len() >= MAX_SEALING {
                 self.settle_first().await?;
             }
-            self.seal(segment, in_pieces);
+            if let Some(segment) = self.full.pop_front() {
+                self.seal(segment, in_pieces);
+            }
         }
         while self.sealing.front().is_some_and(|first| first.work.is_finished()) {
             self.settle_first().await?;
@@ -445,6 +451,11 @@ impl Tail {
         let appended = ended_in_time(&mut appends).await;
         fail::fail_point!("tail::appended");
         let safe = safe_at(segment);
+        // The segment in hand is in no queue.
+        let lacks = self
+            .sealing
+            .front()
+            .map_or(segment.name, |sealing| sealing.segment.name);
         for (place, result) in appended {
             match result {
                 Ok(at) => {
@@ -452,11 +463,11 @@ impl Tail {
                     segment.set_cursor(place, Cursor { at, sent });
                     self.now_safe(place, safe);
                 }
-                Err(error) => self.leave_behind(place, error.into()),
+                Err(error) => self.leave_behind_at(place, error.into(), lacks),
             }
         }
         for (place, append) in appends {
-            self.leave_behind(place, self.slow(place));
+            self.leave_behind_at(place, self.slow(place), lacks);
             if let Some(Member::Behind(_, behind)) = self.members.get_mut(place) {
                 behind.wait_for(append);
             }

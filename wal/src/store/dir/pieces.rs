@@ -3,9 +3,9 @@
 //! The file ends after the last piece that is whole. What follows it was being written when the writer died,
 //! and is cut by the next one; but if a whole piece comes after it, the file is damaged.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -125,6 +125,15 @@ enum State {
 }
 
 impl PieceFile {
+    /// Whether its name still leads to it.
+    pub fn is_in_place(&self) -> bool {
+        let identity = |meta: Metadata| (meta.dev(), meta.ino());
+        let (Ok(own), Ok(named)) = (self.file.metadata(), std::fs::metadata(&self.path)) else {
+            return false;
+        };
+        identity(own) == identity(named)
+    }
+
     /// Locks the file, which is made if need be, and cuts what its last writer left unfinished.
     pub fn open(location: &str, path: &Path, name: &PartialName) -> Result<PieceFile, StoreError> {
         let failed = |source| StoreError::File {

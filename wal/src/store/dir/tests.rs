@@ -85,3 +85,31 @@ async fn strangers_files_are_not_listed() {
     let store = DirStore::open(dir.path()).unwrap();
     assert!(store.list(&Prefix::default()).await.unwrap().is_empty());
 }
+
+/// Prevents: WAL that is reported as safe and went into a file that nobody finds again.
+#[tokio::test]
+async fn nothing_is_appended_to_a_partial_that_was_taken_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("store");
+    let store = DirStore::create(&root).unwrap();
+    let name = PartialName::new("00000001/000000010000000000000001").unwrap();
+    let piece = || Content::new("a piece of WAL");
+    let bytes = store.append(&name, 0, piece()).await.unwrap();
+    let away = dir.path().join("away");
+    std::fs::rename(&root, &away).unwrap();
+    for _ in 0..2 {
+        let error = store.append(&name, bytes, piece()).await.unwrap_err();
+        assert!(matches!(error, StoreError::File { .. }), "{error}");
+    }
+    std::fs::rename(&away, &root).unwrap();
+    let bytes = store.append(&name, bytes, piece()).await.unwrap();
+
+    std::fs::remove_file(root.join("partial").join(name.as_str())).unwrap();
+    let error = store.append(&name, bytes, piece()).await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::OutOfPlace { bytes: 0, .. }),
+        "{error}"
+    );
+    store.append(&name, 0, piece()).await.unwrap();
+    assert_eq!(store.read_partial(&name, 0).await.unwrap().unwrap().len(), 1);
+}
