@@ -197,6 +197,14 @@ async fn missing_is_1_and_trouble_stops_recovery() {
     stage.archive_file(&name).with(1, &["create-store"]);
     assert!(!stage.store().exists(), "it is not made anew");
     fs::rename(stage.path("away"), stage.store()).unwrap();
+    // Somebody is writing the configuration. A standby would not outlive a 255.
+    let conf = fs::read_to_string(stage.conf()).unwrap();
+    fs::write(stage.conf(), "[walm").unwrap();
+    stage.restore_file(&name, &target).with(255, &["wal.ini"]);
+    let standby = stage.directory("standby/pg_wal").join("RECOVERYXLOG");
+    fs::write(stage.path("standby/standby.signal"), "").unwrap();
+    stage.restore_file(&name, &standby).with(1, &["wal.ini"]);
+    fs::write(stage.conf(), conf).unwrap();
     stage.restore_file(&name, &target).with(0, &[]);
     stage.archive_file(&name).with(0, &[]);
 }

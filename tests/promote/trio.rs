@@ -150,7 +150,8 @@ pub async fn cut(server: &Server) {
 }
 
 pub async fn in_recovery(server: &Server) -> bool {
-    let client = server.connect("postgres").await.unwrap();
+    let client = server.connect("postgres").await;
+    let client = client.unwrap_or_else(|error| panic!("{error:#}\n{}", server.log_tail()));
     let row = client.query_one("select pg_is_in_recovery()", &[]).await.unwrap();
     row.get(0)
 }

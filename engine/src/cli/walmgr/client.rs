@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
-use super::restore::{MISSING, STOP, serves_standby};
+use super::restore::trouble;
 use super::wire::{self, Ask, Request};
 use crate::cli::compat::RECOVERED;
 use crate::config::settings::socket_beside;
@@ -91,10 +91,7 @@ pub fn silent(socket: &Path) -> String {
 /// What recovery is told when the daemon is silent. The file is not fetched beside it: that daemon may wake up, and
 /// write into the same place.
 pub fn unrestored(socket: &Path, request: &Request) -> (u8, String) {
-    let code = match serves_standby(&request.path) {
-        true => MISSING,
-        false => STOP,
-    };
+    let code = trouble(&request.path);
     let (name, silent) = (&request.name, silent(socket));
     let hint = "HINT:  If it was stopped, let it go on (kill -CONT) or end it (kill -KILL): without a daemon the work is done, too.";
     (code, format!("ERROR:  {name} was not restored: {silent}\n{hint}"))

@@ -22,7 +22,8 @@ use crate::config::settings::WalmgrSettings;
 
 pub const HELP: &str = "\
 Exit codes: 0 the file is there; 1 no store has it; 255 it is damaged or the stores cannot be asked, so recovery has \
-to stop. Where standby.signal is, stores that cannot be asked are exit code 1: the standby tries again.
+to stop. Where standby.signal is, stores that cannot be asked and a configuration \
+that cannot be read are exit code 1: the standby tries again.
 
 Example:
   restore_command = 'skytide walmgr /etc/skytide/wal.ini restore-wal %f %p'";
@@ -61,8 +62,9 @@ pub async fn run(
 ) -> anyhow::Result<Outcome> {
     let answer = match answer(load, args).await {
         Ok(answer) => answer,
+        // Such as a configuration that somebody is writing right now.
         Err(error) => Answer {
-            code: STOP,
+            code: trouble(&args.path),
             message: format!("{error:#}"),
         },
     };
@@ -156,8 +158,8 @@ pub fn finish(
             };
         }
         Err(error) => {
-            let code = match is_transient(&error) && serves_standby(target) {
-                true => MISSING,
+            let code = match is_transient(&error) {
+                true => trouble(target),
                 false => STOP,
             };
             let message = format!("{name} was not restored: {}", causes::chain(&*error));
@@ -174,7 +176,7 @@ pub fn finish(
     }
     if let Err(error) = deliver(&served, target) {
         return Answer {
-            code: STOP,
+            code: trouble(target),
             message: format!("{name} was not restored: {}", causes::chain(&error)),
         };
     }
@@ -189,8 +191,16 @@ pub fn finish(
     }
 }
 
+/// The exit code of what may be better the next time: only a standby asks again.
+pub fn trouble(target: &Path) -> u8 {
+    match serves_standby(target) {
+        true => MISSING,
+        false => STOP,
+    }
+}
+
 /// PostgreSQL names a file in `pg_wal`, and keeps the signal file above it.
-pub fn serves_standby(target: &Path) -> bool {
+fn serves_standby(target: &Path) -> bool {
     let data_dir = target.parent().and_then(Path::parent);
     data_dir.is_some_and(|dir| dir.join("standby.signal").exists())
 }
