@@ -74,6 +74,35 @@ async fn a_nasty_schema_copied_under_load_arrives_whole() {
     replica.stop_worker().await;
 }
 
+/// Prevents: a setting that is read and changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_nodes_are_reached_as_the_configuration_adds() {
+    let mut replica = Replica::from_plan(Plan {
+        settings: "remote_extra_connstr = application_name=by_the_extra".into(),
+        ..Plan::default()
+    })
+    .await;
+    replica.start_worker();
+    replica.add_tables(&["public.log"]).await;
+    replica.wait_sync().await;
+    let provider = replica.at_provider().await;
+    let sql = "select count(*) from pg_stat_replication where application_name = 'by_the_extra'";
+    assert_eq!(provider.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 1);
+    replica.leaf(&["compare"]).await;
+    replica.leaf(&["status"]).await;
+    let wrong = ["--set", "remote_extra_connstr=usr=x", "status"];
+    let error = replica
+        .londiste("leaf.ini", &wrong)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("remote_extra_connstr") && error.contains("did you mean \"user\""),
+        "{error}"
+    );
+    replica.stop_worker().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_come_and_go_under_load() {
     let mut replica = Replica::new().await;

@@ -8,6 +8,7 @@ mod copy;
 mod cost;
 mod latency;
 mod parser;
+mod promote;
 mod queue;
 mod receive;
 mod recovery;
@@ -64,10 +65,12 @@ pub enum Scenario {
     Recovery,
     /// Base backups and restores.
     Backup,
+    /// A primary is killed under load and a standby promoted.
+    Promote,
 }
 
 impl Scenario {
-    pub const ALL: [Scenario; 16] = [
+    pub const ALL: [Scenario; 17] = [
         Scenario::Spool,
         Scenario::Slot,
         Scenario::Big,
@@ -84,6 +87,7 @@ impl Scenario {
         Scenario::Receive,
         Scenario::Recovery,
         Scenario::Backup,
+        Scenario::Promote,
     ];
 
     pub fn name(self) -> &'static str {
@@ -104,6 +108,7 @@ impl Scenario {
             Scenario::Receive => "receive",
             Scenario::Recovery => "recovery",
             Scenario::Backup => "backup",
+            Scenario::Promote => "promote",
         }
     }
 
@@ -125,6 +130,7 @@ impl Scenario {
             Scenario::Receive => "Receiving WAL",
             Scenario::Recovery => "Recovery from archived WAL",
             Scenario::Backup => "Base backup and restore",
+            Scenario::Promote => "Promotion",
         }
     }
 
@@ -146,6 +152,7 @@ impl Scenario {
             Scenario::Receive => Box::pin(receive::run(effort)).await,
             Scenario::Recovery => Box::pin(recovery::run(effort)).await,
             Scenario::Backup => Box::pin(backup::run(effort)).await,
+            Scenario::Promote => Box::pin(promote::run(effort)).await,
         }
     }
 }

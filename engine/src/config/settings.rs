@@ -88,7 +88,8 @@ pub struct LondisteSettings {
     pub node_name: Option<NodeName>,
     pub public_node_location: Option<ConnectText>,
     pub initial_provider_location: Option<ConnectString>,
-    pub remote_extra_connstr: Option<ConnectText>,
+    /// Goes before what other nodes say of themselves; possibly empty.
+    pub remote_extra_connstr: ConnectText,
     pub loop_delay: Duration,
     pub watermark_period: Duration,
     pub capture: Capture,
@@ -111,6 +112,8 @@ pub struct LondisteSettings {
 impl LondisteSettings {
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let values = Values::load(&LONDISTE, Some(path), overrides)?;
+        // Its keywords are checked here, though it is only part of a connect string.
+        values.connect("remote_extra_connstr")?;
         let settings = Self {
             process: ProcessSettings::from(&values)?,
             db: values.connect("db")?.ok_or_else(|| values.missing("db"))?,
@@ -119,7 +122,7 @@ impl LondisteSettings {
             node_name: values.name("node_name", NodeName::new)?,
             public_node_location: values.text("public_node_location")?.map(ConnectText::new),
             initial_provider_location: values.connect("initial_provider_location")?,
-            remote_extra_connstr: values.text("remote_extra_connstr")?.map(ConnectText::new),
+            remote_extra_connstr: ConnectText::new(values.text("remote_extra_connstr")?.unwrap_or_default()),
             loop_delay: values.duration("loop_delay")?,
             watermark_period: values.duration("watermark_period")?,
             capture: match values.text("capture")? {

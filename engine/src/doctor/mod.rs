@@ -321,7 +321,8 @@ pub async fn node(settings: &LondisteSettings, conf: PathBuf) -> Vec<Finding> {
     }
     own.role = Role::Subscriber;
     examine_side(&own, &mut all).await;
-    let location = match ConnectString::parse(&state.provider_location) {
+    let extra = settings.remote_extra_connstr.as_str();
+    let location = match ConnectString::parse_with_extra(&state.provider_location, extra) {
         Ok(location) => location,
         Err(e) => {
             note(

@@ -29,6 +29,7 @@ use crate::batch::BatchError;
 use crate::capture::stream::Signals;
 use crate::capture::{self, CaptureError};
 use crate::causes::chain;
+use crate::config::settings::ConnectText;
 use crate::copy::CopyError;
 use crate::daemon::health::Health;
 use crate::spool::{self, SpoolError};
@@ -39,6 +40,8 @@ pub struct WorkerSettings {
     pub job_name: String,
     /// The node's own database.
     pub db: ConnectString,
+    /// Goes before what the provider's node says of its location.
+    pub remote_extra: ConnectText,
     pub queue: QueueName,
     pub slot: Option<SlotName>,
     pub spool: spool::Settings,

@@ -88,12 +88,13 @@ pub async fn start(settings: &WorkerSettings) -> Result<Role, WorkerError> {
             ));
         }
     }
-    let location = ConnectString::parse(&state.provider_location).map_err(|e| {
-        setup(
-            format!("location of node {}: {e}", node.provider),
-            "correct it with register_location",
-        )
-    })?;
+    let location = ConnectString::parse_with_extra(&state.provider_location, settings.remote_extra.as_str())
+        .map_err(|e| {
+            setup(
+                format!("location of node {}: {e}", node.provider),
+                "correct it with register_location, or remote_extra_connstr in the configuration",
+            )
+        })?;
     let provider = connect(&location, &settings.job_name).await?;
     slot::check_server(&provider).await?;
     let publications = Publications::of(&settings.queue);

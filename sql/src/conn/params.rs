@@ -234,6 +234,13 @@ impl ConnectString {
         })
     }
 
+    /// Like `parse`, with what `extra`, in either form and possibly empty, says in its place.
+    pub fn parse_with_extra(text: &str, extra: &str) -> Result<ConnectString, ConnectStringError> {
+        let pairs = text::pairs(extra)?;
+        let changes: Vec<(&str, &str)> = pairs.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        ConnectString::parse(text)?.with(&changes)
+    }
+
     /// The same server, another database.
     pub fn with_dbname(&self, dbname: &str) -> ConnectString {
         let mut other = self.clone();

@@ -79,8 +79,13 @@ pub async fn run(node: &Node, _args: &StatusArgs, context: &Context) -> anyhow::
     let name = format!("{} command", node.settings.process.job_name);
     let mut nodes = Vec::new();
     let mut root: Option<Session> = None;
+    let extra = node.settings.remote_extra_connstr.as_str();
     for location in &locations {
-        let reached = match ConnectString::parse(&location.node_location) {
+        let extra = match location.node_name == own.node_name {
+            true => "",
+            false => extra,
+        };
+        let reached = match ConnectString::parse_with_extra(&location.node_location, extra) {
             Ok(target) => connect(&target, &name).await.map_err(|e| e.to_string()),
             Err(e) => Err(e.to_string()),
         };

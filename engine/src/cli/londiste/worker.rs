@@ -80,6 +80,7 @@ fn worker_settings(settings: &LondisteSettings) -> WorkerSettings {
     spool.segment_bytes = settings.spool_segment_bytes;
     WorkerSettings {
         db: settings.db.clone(),
+        remote_extra: settings.remote_extra_connstr.clone(),
         queue: settings.queue_name.clone(),
         slot: settings.slot_name.clone(),
         spool,

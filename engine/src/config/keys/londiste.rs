@@ -88,7 +88,7 @@ pub static LONDISTE: Table = Table {
                     "remote_extra_connstr",
                     Kind::Connect,
                     None,
-                    "Appended to the public connect string of every other node, such as user= or sslmode=.",
+                    "Goes before what other nodes give as their connect strings, such as user= or sslmode=.",
                 ),
                 key(
                     "loop_delay",

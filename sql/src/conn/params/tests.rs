@@ -113,6 +113,16 @@ fn environment_fills_gaps_only() {
 }
 
 #[test]
+fn what_is_extra_goes_before_what_is_given() {
+    for given in ["host=a port=1 user=u", "postgresql://u@a:1/"] {
+        let made = ConnectString::parse_with_extra(given, "user=other sslmode=disable").unwrap();
+        assert_eq!(made, parse("host=a port=1 user=other sslmode=disable"));
+        assert_eq!(ConnectString::parse_with_extra(given, "").unwrap(), parse(given));
+        assert!(ConnectString::parse_with_extra(given, "usr=x").is_err());
+    }
+}
+
+#[test]
 fn a_root_certificate_raises_the_mode_as_in_libpq() {
     assert_eq!(
         parse("sslmode=require sslrootcert=/x").ssl().mode,
