@@ -5,6 +5,7 @@ mod adopt;
 mod apply;
 mod apply_speed;
 mod cli;
+#[cfg(feature = "failpoints")]
 mod crash;
 mod demo;
 mod differential;

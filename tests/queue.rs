@@ -114,6 +114,38 @@ async fn a_killed_consumer_gets_its_batch_again() {
     );
 }
 
+/// Prevents: a consumer that never reaches ticks that are made faster than a disk commits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_is_behind_takes_several_ticks_as_one_batch() {
+    let stage = Stage::new().await;
+    for _ in 0..100 {
+        stage.fill(2).await;
+    }
+    // As if they had been made 0.1 s apart, and a minute ago.
+    let spread = "update pgq.tick set tick_time = now() - interval '60 s' + tick_id * interval '0.1 s'";
+    stage.source.batch_execute(spread).await.unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let handler = {
+        let seen = seen.clone();
+        move |event: Event| {
+            seen.lock()
+                .unwrap()
+                .push(event.data.unwrap().parse::<i64>().unwrap());
+            async { Ok::<_, HandlerError>(Verdict::Done) }
+        }
+    };
+    let stats = queue::consume(
+        &stage.settings(),
+        &mut PerEvent(handler),
+        &CancellationToken::new(),
+    )
+    .await
+    .unwrap();
+    assert_eq!(*seen.lock().unwrap(), (1..=200).collect::<Vec<i64>>());
+    // Ten ticks are a second; the last second's are taken one by one.
+    assert!((10..=30).contains(&stats.batches), "{stats:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_modules_roles_are_enough() {
     let stage = Stage::new().await;

@@ -16,6 +16,7 @@ pub struct Settings {
     pub consumer: ConsumerName,
     /// `None`: all batches are for this process.
     pub group: Option<Group>,
+    /// The default takes one tick at a time, and what ticks of up to a second brought where it is behind.
     pub size: BatchSize,
     /// A condition in SQL on the event columns. Events that do not fit count as done.
     pub filter: Option<String>,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skytide_sql::BatchId;
-use skytide_sql::api::pgq::{self, Batch, BatchCalls};
+use skytide_sql::api::pgq::{self, Batch, BatchCalls, BatchSize};
 use skytide_sql::api::pgq_coop;
 use skytide_sql::conn::{self, Session};
 use tokio::sync::mpsc;
@@ -22,6 +22,11 @@ const SESSION_SETTINGS: &str = "\
 /// After a batch, or when somebody asked for a tick, the next one may be there at once.
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 
+/// A consumer that is so far behind takes several ticks as one batch …
+const BEHIND: Duration = Duration::from_millis(20);
+/// … of about so much time. Ticks that are further apart are taken one by one.
+const MOST_JOINED: Duration = Duration::from_secs(1);
+
 pub(super) struct Source<'s> {
     settings: &'s Settings,
     pub session: Session,
@@ -30,6 +35,8 @@ pub(super) struct Source<'s> {
     /// The channel on which ticks are told, where the queue's PgQ does so.
     ticks: Option<String>,
     wait: Duration,
+    /// How far the last batch was behind.
+    lag: Duration,
 }
 
 impl<'s> Source<'s> {
@@ -50,6 +57,7 @@ impl<'s> Source<'s> {
             notifications,
             ticks: None,
             wait: SHORTEST_WAIT,
+            lag: Duration::ZERO,
         };
         source.check().await?;
         source.ticks = pgq::watch_ticks(&*source.session, &settings.queue).await?;
@@ -89,7 +97,15 @@ impl<'s> Source<'s> {
         } = self.settings;
         let client = &*self.session;
         let Some(group) = group else {
-            return Ok(self.calls.next_batch(client, queue, consumer, size).await?);
+            let mut batch = None;
+            if let Some(larger) = catching_up(*size, self.lag) {
+                batch = self.calls.next_batch(client, queue, consumer, &larger).await?;
+            }
+            if batch.is_none() {
+                batch = self.calls.next_batch(client, queue, consumer, size).await?;
+            }
+            self.lag = batch.as_ref().map_or(Duration::ZERO, |batch| batch.lag);
+            return Ok(batch);
         };
         let taken = pgq_coop::next_batch_custom(
             client,
@@ -191,6 +207,16 @@ impl<'s> Source<'s> {
     pub fn was_busy(&mut self) {
         self.wait = SHORTEST_WAIT;
     }
+}
+
+/// What to ask for where nobody said how large batches should be. A batch costs two commits however small it is: with a tick
+/// every few milliseconds, a consumer that took each by itself would fall behind for ever on a slow disk.
+fn catching_up(size: BatchSize, lag: Duration) -> Option<BatchSize> {
+    (size == BatchSize::default() && lag >= BEHIND).then(|| BatchSize {
+        // All there is, or half of it: no tick may have been made since.
+        min_interval: Some((lag / 2).min(MOST_JOINED)),
+        ..size
+    })
 }
 
 async fn tell<C: GenericClient>(

@@ -8,7 +8,7 @@ use tokio_postgres::{Client, GenericClient, Row, RowStream, Statement};
 use crate::api::{ApiError, call, many, one};
 use crate::{BatchId, ConsumerName, EventId, QueueName, TickId};
 
-/// How large a batch should be. The default takes one tick at a time.
+/// How large a batch should be. The default is up to the next tick.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct BatchSize {
     /// Only batches that ended at least so long ago.
@@ -27,6 +27,8 @@ pub struct Batch {
     pub tick: TickId,
     pub start: SystemTime,
     pub end: SystemTime,
+    /// How long ago it ended when it was taken, by the server's clock; zero where that was not asked.
+    pub lag: Duration,
     /// Whose it is.
     pub consumer_name: String,
 }
@@ -43,7 +45,8 @@ pub struct BatchCalls {
 const RETRIES_MANY: &str = "select coalesce(has_function_privilege(to_regprocedure('pgq.events_retry(int8,int8[],int4)'), 'execute'), false)";
 
 const NEXT_BATCH: &str = "\
-    select * from pgq.next_batch_custom($1, $2, make_interval(secs => $3), $4, make_interval(secs => $5))";
+    select *, extract(epoch from clock_timestamp() - cur_tick_time)::float8 as lag \
+      from pgq.next_batch_custom($1, $2, make_interval(secs => $3), $4, make_interval(secs => $5))";
 const BATCH_EVENT_SQL: &str = "select pgq.batch_event_sql($1)";
 const FINISH_BATCH: &str = "select pgq.finish_batch($1)";
 
@@ -86,6 +89,8 @@ impl BatchCalls {
             tick: TickId::new(row.try_get("cur_tick_id")?),
             start: row.try_get("prev_tick_time")?,
             end: row.try_get("cur_tick_time")?,
+            // A clock that was set back makes it less than nothing.
+            lag: Duration::try_from_secs_f64(row.try_get("lag")?).unwrap_or_default(),
             consumer_name: consumer.as_str().to_owned(),
         }))
     }
@@ -158,6 +163,7 @@ pub async fn get_batch_info<C: GenericClient>(client: &C, batch: BatchId) -> Res
         tick: TickId::new(tick),
         start: row.try_get("batch_start")?,
         end: row.try_get("batch_end")?,
+        lag: Duration::ZERO,
         consumer_name: row.try_get("consumer_name")?,
     }))
 }
