@@ -175,17 +175,21 @@ struct Aside {
 impl Aside {
     fn write(target: &Path, content: &[u8]) -> Result<Aside, FileError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{ASIDE_PREFIX}{}-{number}", std::process::id());
-        let path = target.with_file_name(name);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            // A dead process may have had our number, and left this name.
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .to("create", &path)?;
+        let (path, file) = loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{ASIDE_PREFIX}{}-{number}", std::process::id());
+            let path = target.with_file_name(name);
+            let made = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path);
+            match made {
+                // Somebody else's: a process has our number that died, or lives in another container.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => break (path.clone(), made.to("create", &path)?),
+            }
+        };
         let mut aside = Aside {
             path,
             _file: file,

@@ -2,7 +2,7 @@
 
 mod pieces;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
@@ -36,6 +36,8 @@ struct Inner {
     location: String,
     /// The last used at the end.
     open_partials: Mutex<VecDeque<(PartialName, Arc<Mutex<PieceFile>>)>>,
+    /// Those that were seen to be durable, with all above them.
+    known_dirs: Mutex<HashSet<PathBuf>>,
 }
 
 impl DirStore {
@@ -56,6 +58,7 @@ impl DirStore {
             location: root.display().to_string(),
             root,
             open_partials: Mutex::default(),
+            known_dirs: Mutex::default(),
         })))
     }
 
@@ -156,9 +159,7 @@ impl Store for DirStore {
 
     fn read_partial<'a>(&'a self, name: &'a PartialName, from: u64) -> StoreFuture<'a, Option<Vec<Bytes>>> {
         let name = name.clone();
-        Box::pin(
-            self.blocking(move |inner| pieces::read(&inner.location, &inner.partial(&name), &name, from)),
-        )
+        Box::pin(self.blocking(move |inner| inner.read_partial(&name, from)))
     }
 
     fn partials<'a>(&'a self, prefix: &'a Prefix) -> StoreFuture<'a, Vec<ListedPartial>> {
@@ -193,8 +194,22 @@ impl Inner {
         // The root is not made anew when it has gone: see `open`.
         std::fs::metadata(&self.root)
             .to("find", &self.root)
-            .and_then(|_| path.parent().map_or(Ok(()), durable::create_dirs))
-            .map_err(|e| self.failed(e))
+            .map(|_| ())
+            .map_err(|e| self.failed(e))?;
+        let Some(dir) = path.parent() else {
+            return Ok(());
+        };
+        let mut known = self.known_dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(dir) && dir.is_dir() {
+            return Ok(());
+        }
+        durable::create_dirs(dir).map_err(|e| self.failed(e))?;
+        // Who made one may have died, or not have come to it, before its name was durable.
+        for made in dir.ancestors().take_while(|made| *made != self.root) {
+            durable::sync_parent(made).map_err(|e| self.failed(e))?;
+        }
+        known.insert(dir.to_owned());
+        Ok(())
     }
 
     fn put(&self, name: &ObjectName, content: &Content) -> Result<Put, StoreError> {
@@ -349,6 +364,23 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    fn read_partial(&self, name: &PartialName, from: u64) -> Result<Option<Vec<Bytes>>, StoreError> {
+        let open = self.lock_partials();
+        let file = open
+            .iter()
+            .find(|(open, _)| open == name)
+            .map(|(_, file)| file.clone());
+        drop(open);
+        if let Some(file) = file {
+            // A piece that is being written is there when it is durable.
+            let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            if file.is_in_place() {
+                return file.read(from);
+            }
+        }
+        pieces::read(&self.location, &self.partial(name), name, from)
     }
 
     fn append(&self, name: &PartialName, at: u64, piece: &Content) -> Result<u64, StoreError> {

@@ -155,7 +155,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn append<'a>(&'a self, name: &'a PartialName, at: u64, piece: Content) -> StoreFuture<'a, u64>;
 
     /// The pieces of a partial from byte `from` on, which must be where a piece begins or the last one ends;
-    /// `None` if there is no such partial.
+    /// `None` if there is no such partial. What is given is durable.
     fn read_partial<'a>(&'a self, name: &'a PartialName, from: u64) -> StoreFuture<'a, Option<Vec<Bytes>>>;
 
     /// The partials whose names begin so, by name.

@@ -7,9 +7,11 @@ use skytide_sql::backoff::Backoff;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::survey::first_open;
 use super::{Append, Member, Safe, Tail, TailError, names_of, safe_at};
 use crate::archive::{Copied, copy, first_difference};
-use crate::store::{Listed, Store, StoreError, layout, partial};
+use crate::store::identity::Identity;
+use crate::store::{Content, Put, Store, StoreError, layout, partial};
 use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, WalFileName};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -21,8 +23,10 @@ const JOIN_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Behind {
     trouble: Option<TailError>,
-    /// The first segment that it may not have as a whole; `None` if it needs nothing from before the current one.
+    /// The first segment that it may not have as a whole; `None` if nobody has looked.
     lacks: Option<SegmentNo>,
+    /// Where a store that has nothing begins.
+    first: SegmentNo,
     backoff: Backoff,
     retry_at: Instant,
     /// Gives it what it lacks, up to and without this segment.
@@ -32,10 +36,11 @@ pub(super) struct Behind {
 }
 
 impl Behind {
-    pub fn unknown() -> Behind {
+    pub fn unknown(first: SegmentNo) -> Behind {
         Behind {
             trouble: None,
             lacks: None,
+            first,
             backoff: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
             retry_at: Instant::now(),
             work: None,
@@ -73,7 +78,8 @@ impl Tail {
     /// At the beginning: stores that have the same end write on, the others are behind. `first` is where the stores
     /// that have most go on.
     pub(super) async fn join_all(&mut self, reachable: &[usize], first: SegmentNo) -> Result<(), TailError> {
-        let size = self.settings.identity.segment_size;
+        let identity = self.settings.identity;
+        let size = identity.segment_size;
         let before = first.as_u64().checked_sub(1).map(SegmentNo::new);
         let mut sources = Vec::new();
         let mut lagging = Vec::new();
@@ -88,14 +94,21 @@ impl Tail {
                     .await?
                     .is_some();
             }
-            match has {
-                true => sources.push(*place),
-                false => lagging.push(*place),
+            match first_lacking(&*store, identity, &self.path, first).await? {
+                None if has => sources.push(*place),
+                lacks => lagging.push((*place, has, lacks.unwrap_or(first))),
             }
         }
-        // Nobody has the segment before: here the WAL in the stores begins.
+        // A hole that nobody can fill, or nobody has the segment before: here the WAL in the stores begins.
         if sources.is_empty() {
-            sources.append(&mut lagging);
+            let anybody = lagging.iter().any(|(_, has, _)| *has);
+            lagging.retain(|(place, has, _)| {
+                let is_source = *has || !anybody;
+                if is_source {
+                    sources.push(*place);
+                }
+                !is_source
+            });
         }
         for place in sources {
             match self.join(place).await {
@@ -103,14 +116,15 @@ impl Tail {
                 joined => joined?,
             }
         }
-        for place in lagging {
-            let Some(store) = self.settings.stores.get(place).cloned() else {
-                continue;
-            };
-            let lacks = first_lacking(&*store, &self.path, first, size).await?;
-            tracing::info!(store = store.location(), "a store is given what it lacks");
+        for (place, _, lacks) in lagging {
+            let location = self.settings.stores.get(place).map(|store| store.location());
+            tracing::info!(
+                store = location,
+                from = lacks.as_u64(),
+                "a store is given what it lacks"
+            );
             if let Some(Member::Behind(_, behind)) = self.members.get_mut(place) {
-                behind.lacks = lacks;
+                behind.lacks = Some(lacks);
             }
         }
         Ok(())
@@ -178,13 +192,16 @@ impl Tail {
         match member {
             Member::Live(safe) => {
                 tracing::warn!(store = location, error = words, "a store takes no WAL");
-                let mut behind = Behind::unknown();
+                let mut behind = Behind::unknown(number.unwrap_or(SegmentNo::new(0)));
                 behind.lacks = number;
                 behind.failed(error);
                 *member = Member::Behind(*safe, Box::new(behind));
             }
             Member::Behind(_, behind) => {
-                behind.lacks = behind.lacks.min(number).or(behind.lacks).or(number);
+                // What nobody has looked at may lack more.
+                behind.lacks = behind
+                    .lacks
+                    .map(|lacks| number.map_or(lacks, |number| lacks.min(number)));
                 behind.failed(error);
             }
         }
@@ -241,12 +258,18 @@ impl Tail {
             return;
         };
         if let Some(Member::Behind(_, behind)) = self.members.get_mut(place) {
-            let from = behind.lacks.unwrap_or(to);
-            let names: Vec<SegmentName> = (from.as_u64()..to.as_u64())
-                .flat_map(|number| names_of(&self.path, SegmentNo::new(number), size))
-                .collect();
+            let (lacks, first, path) = (behind.lacks, behind.first, self.path.clone());
             let work = tokio::spawn(async move {
                 identity.claim(&*store).await?;
+                let from = match lacks {
+                    Some(lacks) => lacks,
+                    None => first_lacking(&*store, identity, &path, to)
+                        .await?
+                        .unwrap_or(first),
+                };
+                let names: Vec<SegmentName> = (from.as_u64()..to.as_u64())
+                    .flat_map(|number| names_of(&path, SegmentNo::new(number), size))
+                    .collect();
                 give(&*store, &sources, &names).await
             });
             behind.work = Some((to, work));
@@ -305,33 +328,26 @@ async fn sweep(store: &dyn Store, oldest: SegmentName, size: SegmentSize) -> Res
                     lsn,
                 });
             }
-            _ => store.delete_partial(&listed.name).await?,
+            _ => {
+                // Its writer may have died before its name was durable; what is put again is.
+                let object = layout::object_of(WalFileName::Segment(segment));
+                let _: Put = store.put(&object, Content::new(packed)).await?;
+                store.delete_partial(&listed.name).await?;
+            }
         }
     }
     Ok(())
 }
 
-/// From where on the store lacks segments before `first`, if it has an earlier one of them.
+/// The first segment before `first` that the store lacks; `None` also if it has nothing at all.
 async fn first_lacking(
     store: &dyn Store,
+    identity: Identity,
     path: &HistoryFile,
     first: SegmentNo,
-    size: SegmentSize,
 ) -> Result<Option<SegmentNo>, TailError> {
-    let ancestors = path.ancestors().iter().map(|ancestor| ancestor.timeline);
-    let timelines: Vec<_> = ancestors.chain([path.timeline()]).collect();
-    for timeline in timelines.into_iter().rev() {
-        let objects = store.list(&layout::timeline(timeline)).await?;
-        let number = |object: &Listed| match layout::wal_file_of(&object.name) {
-            Some(WalFileName::Segment(segment)) => segment.number(size),
-            _ => None,
-        };
-        let numbers = objects.iter().filter_map(number);
-        if let Some(last) = numbers.filter(|number| *number < first).max() {
-            return Ok(Some(last.next()));
-        }
-    }
-    Ok(None)
+    let open = first_open(store, identity, path).await?;
+    Ok(open.filter(|open| *open < first))
 }
 
 /// Copies whole segments and histories, as they are, from the first source that has them. What no source has is named

@@ -144,7 +144,7 @@ impl Tail {
                 system_id: Some(settings.identity.system_id),
             })),
             members: (0..count)
-                .map(|_| Member::Behind(Safe::default(), Box::new(Behind::unknown())))
+                .map(|_| Member::Behind(Safe::default(), Box::new(Behind::unknown(first))))
                 .collect(),
             path: path.clone(),
             decoder: Decoder::new(start, size, expected(&settings, &path)),

@@ -48,27 +48,60 @@ pub async fn survey(
     Ok(None)
 }
 
+/// The first segment that the store does not have as a whole under any name on the way to the path's timeline, behind
+/// those of which it has something; `None` if it has nothing.
+pub(super) async fn first_open(
+    store: &dyn Store,
+    identity: Identity,
+    path: &HistoryFile,
+) -> Result<Option<SegmentNo>, TailError> {
+    let mut there = There::default();
+    let ancestors = path.ancestors().iter().map(|ancestor| ancestor.timeline);
+    for timeline in ancestors.chain([path.timeline()]) {
+        there.look(store, identity, timeline).await?;
+    }
+    Ok(open_of(&there.whole, &there.begun).and_then(|open| open.first().copied()))
+}
+
 pub(super) async fn open_segments(
     store: &dyn Store,
     identity: Identity,
     timeline: TimelineId,
 ) -> Result<Option<Vec<SegmentNo>>, TailError> {
-    let size = identity.segment_size;
-    let mut whole = BTreeSet::new();
-    for object in store.list(&layout::timeline(timeline)).await? {
-        if let Some(WalFileName::Segment(segment)) = layout::wal_file_of(&object.name)
-            && let Some(number) = segment.number(size)
-        {
-            whole.insert(number);
+    let mut there = There::default();
+    there.look(store, identity, timeline).await?;
+    Ok(open_of(&there.whole, &there.begun))
+}
+
+/// What a store has.
+#[derive(Default)]
+struct There {
+    whole: BTreeSet<SegmentNo>,
+    begun: BTreeSet<SegmentNo>,
+}
+
+impl There {
+    async fn look(
+        &mut self,
+        store: &dyn Store,
+        identity: Identity,
+        timeline: TimelineId,
+    ) -> Result<(), TailError> {
+        let size = identity.segment_size;
+        for object in store.list(&layout::timeline(timeline)).await? {
+            if let Some(WalFileName::Segment(segment)) = layout::wal_file_of(&object.name)
+                && let Some(number) = segment.number(size)
+            {
+                self.whole.insert(number);
+            }
         }
-    }
-    let mut begun = BTreeSet::new();
-    for partial in store.partials(&layout::partials(timeline)).await? {
-        if let Some(number) = layout::segment_of(&partial.name).and_then(|segment| segment.number(size)) {
-            begun.insert(number);
+        for partial in store.partials(&layout::partials(timeline)).await? {
+            if let Some(number) = layout::segment_of(&partial.name).and_then(|segment| segment.number(size)) {
+                self.begun.insert(number);
+            }
         }
+        Ok(())
     }
-    Ok(open_of(&whole, &begun))
 }
 
 fn open_of(whole: &BTreeSet<SegmentNo>, begun: &BTreeSet<SegmentNo>) -> Option<Vec<SegmentNo>> {

@@ -229,6 +229,46 @@ async fn a_store_that_is_away_holds_up_nothing_it_is_not_needed_for() {
     }
 }
 
+/// Prevents: a store that counts as complete although it lacks what was sealed while nobody could ask it.
+#[tokio::test]
+async fn a_store_that_is_away_at_the_beginning_is_given_all_that_it_lacks() {
+    let stage = Stage::new(2, 1);
+    let mut tail = stage.begin().await.unwrap();
+    tail.take(tail.end(), stage.next(&tail, 10_000)).unwrap();
+    tail.finish().await.unwrap();
+    let back = stage.away(1);
+    drop(tail);
+    let mut tail = stage.begin().await.unwrap();
+    for _ in 0..2 {
+        tail.take(tail.end(), stage.next(&tail, 1_050_000)).unwrap();
+        tail.finish().await.unwrap();
+    }
+    drop(back);
+    settled(&mut tail).await;
+    tail.take(tail.end(), stage.next(&tail, usize::MAX)).unwrap();
+    tail.finish().await.unwrap();
+    assert!(stage.wal_in(1).await == stage.sample.bytes);
+}
+
+/// Prevents: the same for a store whose segments were put side by side, and one of them failed.
+#[tokio::test]
+async fn a_hole_in_a_store_is_filled_at_the_beginning() {
+    let stage = Stage::new(2, 1);
+    let mut tail = stage.begin().await.unwrap();
+    tail.take(tail.end(), stage.next(&tail, usize::MAX)).unwrap();
+    tail.finish().await.unwrap();
+    drop(tail);
+    let lost = stage
+        .dir
+        .path()
+        .join("1/wal/00000001/000000010000000000000002.zst");
+    std::fs::remove_file(lost).unwrap();
+    assert_eq!(stage.wal_in(1).await.len(), 1 << 20);
+    let mut tail = stage.begin().await.unwrap();
+    settled(&mut tail).await;
+    assert!(stage.wal_in(1).await == stage.sample.bytes);
+}
+
 #[tokio::test]
 async fn another_servers_wal_is_not_mixed_in() {
     let stage = Stage::new(1, 1);

@@ -4,7 +4,7 @@
 //! and is cut by the next one; but if a whole piece comes after it, the file is damaged.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,23 @@ fn scan(file: &[u8]) -> Result<Vec<Piece>, usize> {
     }
 }
 
+/// What the file holds, made durable: its writer may have died before it was, or be about to.
+fn load_durable(location: &str, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    let failed = |source| StoreError::File {
+        location: location.to_owned(),
+        source,
+    };
+    let mut file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.to("open", path).map_err(failed)?,
+    };
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).to("read", path).map_err(failed)?;
+    file.sync_all().to("fsync", path).map_err(failed)?;
+    durable::sync_parent(path).map_err(failed)?;
+    Ok(Some(content))
+}
+
 fn load(location: &str, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -56,17 +73,25 @@ fn damaged(location: &str, name: &PartialName, offset: usize) -> StoreError {
     }
 }
 
-/// The pieces from byte `from` on.
+/// The pieces from byte `from` on. They are durable.
 pub fn read(
     location: &str,
     path: &Path,
     name: &PartialName,
     from: u64,
 ) -> Result<Option<Vec<Bytes>>, StoreError> {
-    let Some(file) = load(location, path)? else {
-        return Ok(None);
-    };
-    let file = Bytes::from(file);
+    match load_durable(location, path)? {
+        Some(file) => pieces_from(location, Bytes::from(file), name, from),
+        None => Ok(None),
+    }
+}
+
+fn pieces_from(
+    location: &str,
+    file: Bytes,
+    name: &PartialName,
+    from: u64,
+) -> Result<Option<Vec<Bytes>>, StoreError> {
     let pieces = scan(&file).map_err(|offset| damaged(location, name, offset))?;
     let bytes = pieces.last().map_or(0, |piece| piece.at + piece.length as u64);
     if bytes == 0 {
@@ -125,6 +150,19 @@ enum State {
 }
 
 impl PieceFile {
+    /// The pieces that are durable, from byte `from` on, as [`read`] gives them.
+    pub fn read(&self, from: u64) -> Result<Option<Vec<Bytes>>, StoreError> {
+        let mut content = vec![0; usize::try_from(self.end).unwrap_or(0)];
+        self.file
+            .read_exact_at(&mut content, 0)
+            .to("read", &self.path)
+            .map_err(|e| self.failed(e))?;
+        if self.state == State::New {
+            durable::sync_parent(&self.path).map_err(|e| self.failed(e))?;
+        }
+        pieces_from(&self.location, Bytes::from(content), &self.name, from)
+    }
+
     /// Whether its name still leads to it.
     pub fn is_in_place(&self) -> bool {
         let identity = |meta: Metadata| (meta.dev(), meta.ino());
@@ -193,6 +231,10 @@ impl PieceFile {
             && at + piece.len() == self.bytes
             && self.is_there(offset, piece)?
         {
+            if self.state == State::New {
+                durable::sync_parent(&self.path).map_err(|e| self.failed(e))?;
+                self.state = State::Durable;
+            }
             return Ok(self.bytes);
         }
         if at != self.bytes || piece.is_empty() {
@@ -210,11 +252,15 @@ impl PieceFile {
                 .to("cut", &self.path)
                 .map_err(|e| self.failed(e))?;
         }
-        self.write(at, piece)
-            .to("write", &self.path)
-            .map_err(|e| self.failed(e))?;
-        if was != State::Durable {
-            durable::sync_parent(&self.path).map_err(|e| self.failed(e))?;
+        let written = self.write(at, piece).to("write", &self.path);
+        let named = match was {
+            State::Durable => Ok(()),
+            State::New | State::Failed => durable::sync_parent(&self.path),
+        };
+        if let Err(error) = written.and(named) {
+            // Nobody may find it: the kernel takes pages that could not be written for clean ones.
+            let _ = self.file.set_len(self.end);
+            return Err(self.failed(error));
         }
         self.state = State::Durable;
         self.last = Some((at, self.end + HEADER as u64));
@@ -234,6 +280,7 @@ impl PieceFile {
             self.file.write_all_at(piece.bytes(), self.end + HEADER as u64)?;
         }
         fail::fail_point!("store::piece_written");
+        fail::fail_point!("store::piece_sync", |_| Err(io::Error::other("EIO")));
         self.file.sync_data()
     }
 

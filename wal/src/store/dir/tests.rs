@@ -113,3 +113,33 @@ async fn nothing_is_appended_to_a_partial_that_was_taken_away() {
     store.append(&name, 0, piece()).await.unwrap();
     assert_eq!(store.read_partial(&name, 0).await.unwrap().unwrap().len(), 1);
 }
+
+/// Prevents: WAL that is reported as safe because it can be read, while its fsync failed or nobody made it.
+#[tokio::test]
+async fn a_piece_whose_fsync_failed_is_not_there() {
+    if !fail::has_failpoints() {
+        eprintln!("SKIPPED: built without failpoints");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = DirStore::open(dir.path()).unwrap();
+    let other = DirStore::open(dir.path()).unwrap();
+    let name = PartialName::new("00000001/000000010000000000000001").unwrap();
+    let piece = |text: &'static str| Content::new(text);
+    let count = async |store: &DirStore| {
+        store
+            .read_partial(&name, 0)
+            .await
+            .unwrap()
+            .map(|pieces| pieces.len())
+    };
+    for (at, before) in [(0, None), (3, Some(1))] {
+        fail::cfg("store::piece_sync", "return").unwrap();
+        store.append(&name, at, piece("one")).await.unwrap_err();
+        fail::cfg("store::piece_sync", "off").unwrap();
+        assert_eq!(count(&store).await, before);
+        assert_eq!(count(&other).await, before);
+        store.append(&name, at, piece("one")).await.unwrap();
+        assert_eq!(count(&other).await, Some(before.unwrap_or(0) + 1));
+    }
+}
