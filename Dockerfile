@@ -4,8 +4,8 @@
 #   docker build --target server -t skytide-server .    the official image of PostgreSQL, and skytide
 #
 # Where no registry answers, ./bed builds the program on the host, makes a base image of Debian's packages, and takes the
-# targets prebuilt and server-prebuilt. These come first: a builder that makes every stage above its target then needs
-# nothing of the others.
+# targets prebuilt and server-prebuilt. These come first: a builder that makes every stage above its target (Docker's old
+# one) then needs nothing of the others.
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG RUST_IMAGE=rust:1-bookworm
 ARG PG_MAJOR=17
@@ -27,17 +27,22 @@ USER postgres
 WORKDIR /var/lib/skytide
 
 FROM base AS prebuilt
-COPY dist/skytide dist/skytide-walmgr dist/s3-store /usr/local/bin/
+# A builder that makes every stage above its target comes here without these, too: then only the first file is there.
+COPY LICENSE dist/skytide* dist/s3-store* /usr/local/lib/skytide/programs/
+USER root
+RUN ln -s ../lib/skytide/programs/s* /usr/local/bin/
+USER postgres
 ENTRYPOINT ["skytide"]
 
 FROM prebuilt AS server-prebuilt
 ARG PG_MAJOR
 USER root
 RUN apt-get update \
+ && if apt-cache show libldap-2.5-0 >/dev/null 2>&1; then ldap=libldap-2.5-0; else ldap=libldap2; fi \
  && apt-get install -y --no-install-recommends libxml2 libxslt1.1 libssl3 libgssapi-krb5-2 liblz4-1 libzstd1 libreadline8 \
-      libldap-2.5-0 libpam0g tzdata \
+      "$ldap" libpam0g tzdata \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /usr/share/doc /usr/share/man
-COPY dist/postgres-${PG_MAJOR} /opt/postgresql
+COPY LICENSE dist/postgres-${PG_MAJOR}* /opt/postgresql/
 ENV PATH=/opt/postgresql/bin:$PATH LD_LIBRARY_PATH=/opt/postgresql/lib-ld
 USER postgres
 

@@ -162,9 +162,12 @@ bed_up() {
     export COMPOSE_PROFILES=${*:-${COMPOSE_PROFILES:-}}
     unset IFS
     world_ready
-    compose up -d --no-build 2>&1 | grep -v -e '^Creating' -e 'is up-to-date$' >&2 || true
-    # shellcheck disable=SC2046 # words
-    all_healthy $(docker ps -a --filter "label=com.docker.compose.project=$project" --format '{{.Label "com.docker.compose.service"}}')
+    local out there
+    out=$(compose up -d --no-build 2>&1) || refuse "the hosts could not be started: $out"
+    grep -v -e '^Creating' -e 'is up-to-date$' <<<"$out" >&2 || true
+    mapfile -t there < <(docker ps -a --filter "label=com.docker.compose.project=$project" --format '{{.Label "com.docker.compose.service"}}')
+    [ ${#there[@]} -gt 0 ] || refuse "no host was made: $out"
+    all_healthy "${there[@]}"
     bed_status
 }
 
@@ -221,6 +224,7 @@ world_for_drill() {
 }
 
 world_after_drill() {
+    if [ "$verdict" = FAILED ] && [ -n "${BED_KEEP:-}" ]; then return; fi
     if [ -n "${fresh:-}" ] || [ "$verdict" = FAILED ]; then
         everything down -v --remove-orphans >/dev/null 2>&1
     fi
@@ -246,7 +250,11 @@ on() { docker exec -i "$(container "$1")" bed-host run "${@:2}"; }
 on_stopped() { compose run --rm --no-deps -T "$1" run "${@:2}" 2>/dev/null; }
 spawn() { docker exec -d "$(container "$1")" bed-host run "${@:2}"; }
 start() { docker start "$(container "$1")" >/dev/null; }
-stop() { docker stop -t 60 "$(container "$1")" >/dev/null; }
+stop() {
+    docker stop -t 60 "$(container "$1")" >/dev/null
+    # That succeeds, too, where it had to kill.
+    [ "$(docker inspect -f '{{.State.ExitCode}}' "$(container "$1")")" != 137 ] || fails "$1 does not stop within 60 s after SIGTERM"
+}
 kill_host() { docker kill "$(container "$1")" >/dev/null 2>&1 || docker stop -t 0 "$(container "$1")" >/dev/null; }
 isolate() { docker network disconnect "${project}_west" "$(container "$1")"; }
 rejoin() { docker network connect --alias "$1" "${project}_west" "$(container "$1")"; }
@@ -260,6 +268,7 @@ visible() {
     docker inspect "${all[@]}"
     for container in "${all[@]}"; do
         docker logs "$container" 2>&1
-        docker top "$container" -ww -eo args 2>/dev/null || true
+        # Without a column for the pid docker shows nothing.
+        [ "$(docker inspect -f '{{.State.Running}}' "$container")" != true ] || docker top "$container" -eo pid,args || return 1
     done
 }

@@ -100,11 +100,15 @@ digest() {
         select 'account', count(*), sum(hashtextextended(a::text, 0)::numeric) from account a order by 1"
 }
 
-same_digest() { [ "$(digest "$1")" = "$(digest "$2")" ]; }
+same_digest() {
+    local one other
+    one=$(digest "$1") && other=$(digest "$2") && [ -n "$one" ] && [ "$one" = "$other" ]
+}
 
 # No acknowledged commit is missing on a server, and no half transaction is there.
 holds_all() {
     local missing sums
+    acks_over 0 || fails "the clients' list of commits cannot be read" || return 1
     missing=$(missing_on "$1")
     [ "$missing" = 0 ] || fails "$missing acknowledged commits are not on $1" || return 1
     sums=$(sql "$1" "select (select coalesce(sum(amount), 0) from purchase) - (select sum(balance) from account)")
@@ -140,6 +144,8 @@ synchronous() {
 
 # From the standby's host, where its WAL is read; the old primary is known by name only.
 promote() { # HOST
+    # What the worker said before has nothing to do with it.
+    worker_said=$(logs worker 2>&1 | wc -l)
     # shellcheck disable=SC2016 # its shell's
     on "$1" sh -c '
         mkdir -p no-store
@@ -155,7 +161,8 @@ promote() { # HOST
 
 # The leaf's worker finds the promoted server. It goes on, or stops and says what it would lack; then the tables are
 # copied again.
-worker_stopped() { says worker "^ERROR: "; }
+worker_says() { logs worker 2>&1 | tail -n "+$((worker_said + 1))"; }
+worker_stopped() { grep -q "belongs to timeline" < <(worker_says); }
 worker_decided() { worker_stopped || sql_true leaf "select count(*) >= $1 from purchase"; }
 goes_on_with() { # HOST
     local begun wanted
@@ -166,7 +173,7 @@ goes_on_with() { # HOST
         measured "the leaf follows $1 after" "$(since "$begun") s"
         return
     fi
-    step "the worker says: $(logs worker 2>&1 | grep -A 1 "^ERROR: " | grep -v "^ERROR: .*stopped" | tail -n 1 | sed 's/^[A-Z]*: *//')"
+    step "the worker says: $(worker_says | grep "belongs to timeline" | tail -n 1 | sed 's/^[A-Z]*: *//')"
     kill_host worker
     on_stopped worker rm -rf spool
     on_stopped worker skytide londiste leaf.ini resync --all >/dev/null

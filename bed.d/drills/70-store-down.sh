@@ -8,9 +8,10 @@ stores_have() { # LSN
 store_safe() { on receive skytide walmgr wal.ini status | awk '$1 ~ /^s3:/ { print $3 }'; }
 receiving() { is provider "select count(*) from pg_stat_replication where application_name = 'skytide' and state = 'streaming'" 1; }
 drill() {
-    local begun from
+    local begun from said
     wait_until 120 "the WAL is received" receiving
-    step "$(on receive skytide walmgr wal.ini backup 2>/dev/null)"
+    said=$(on receive skytide walmgr wal.ini backup 2>/dev/null)
+    step "$said"
     load_start
     isolate store
     step "store away for $(scaled 600) s"
@@ -22,13 +23,15 @@ drill() {
     load_goes_on
     measured "WAL written meanwhile, and kept by the provider" \
         "$(sql provider "select pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), '$from'))")"
+    ! stores_have "$(sql provider "select pg_current_wal_lsn()")" 2>/dev/null || fails "the store was not away"
     rejoin store
     begun=$(now)
     wait_until 180 "the store has what was written meanwhile" stores_have "$(sql provider "select pg_current_wal_lsn()")"
     measured "store has all of it after its return" "$(since "$begun") s"
     load_stop
     wait_until 120 "the store has the last commit" stores_have "$(sql provider "select pg_current_wal_flush_lsn()")"
-    step "$(on receive skytide walmgr wal.ini stores | awk '/^s3:/ { print "store: " $3 " segments, " $6 " missing" }')"
+    said=$(on receive skytide walmgr wal.ini stores | awk '/^s3:/ { print "store: " $3 " segments, " $6 " missing" }')
+    step "$said"
     begun=$(now)
     on walmgr rm -rf restored
     on walmgr skytide walmgr s3.ini restore latest restored >/dev/null 2>&1

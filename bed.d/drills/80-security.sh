@@ -1,6 +1,7 @@
 # Who has a wrong password, certificate or role, or no TLS, is refused; no secret shows in logs, ps or the containers' settings.
 # shellcheck shell=bash
-hosts="provider ticker leaf worker client"
+hosts="provider ticker leaf worker client walmgr store receive"
+profiles=walmgr
 
 # refused WHAT WORDS HOST COMMAND...: it fails, and says so
 refused() {
@@ -15,7 +16,7 @@ refused() {
 as() { printf 'host=provider dbname=shop user=%s %s' "$1" "${2:-}"; }
 
 drill() {
-    local out secret visible host
+    local secret visible host secrets=0
     on client psql -qAtX "$(as app)" -c 'select 1' >/dev/null
     step "as it should be: $(on client psql -qAtX "$(as app)" -c "select version || ', ' || cipher from pg_stat_ssl where pid = pg_backend_pid()"), channel binding"
     on client sh -c 'openssl req -new -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -subj /CN=stranger \
@@ -46,6 +47,10 @@ drill() {
 
     refused "the ticker reading the shop's tables" "permission denied" \
         provider bed-host sql -d shop -c "set role ticker" -c "select * from purchase"
+    refused "walmgr reading the shop's tables" "permission denied" \
+        provider bed-host sql -d shop -c "set role walmgr" -c "select * from purchase"
+    refused "the standby's role writing to them" "permission denied" \
+        provider bed-host sql -d shop -c "set role replica" -c "delete from purchase"
     refused "the application reading the queue's tables" "permission denied" client psql -X "$(as app)" -c 'select * from pgq.event_template'
     refused "a producer taking events" "permission denied" client psql -X "$(as producer)" -c "select pgq.next_batch('mail', 'thief')"
     refused "a consumer reading the shop's tables" "permission denied" client psql -X "$(as consumer)" -c 'select * from account'
@@ -55,16 +60,22 @@ drill() {
         fails "there is a session without TLS"
 
     load_start
-    load_stop
+    # While everything is at work.
     visible=$(visible)
-    [ "$(wc -c <<<"$visible")" -gt 1000 ] || fails "nothing to look for secrets in"
+    load_stop
+    grep -q "leaf.ini" <<<"$visible" || fails "no process list to look for secrets in"
     for host in $hosts; do
         while IFS=: read -r _ _ _ _ secret; do
+            secrets=$((secrets + 1))
             ! grep -qF "$secret" <<<"$visible" || fails "a password of $host is visible"
-        done < <(on "$host" cat "$(etc)/pgpass")
+        done < <(
+            on "$host" cat "$(etc)/pgpass"
+            on "$host" sed -n 's/^aws_secret_access_key = /::::/p' "$(etc)/s3" 2>/dev/null || true
+        )
     done
+    [ "$secrets" -ge 12 ] || fails "only $secrets passwords could be read"
     ! grep -q "BEGIN.*PRIVATE KEY" <<<"$visible" || fails "a private key is visible"
-    step "no password and no key in logs, process lists and settings ($(wc -l <<<"$visible") lines looked through)"
+    step "none of $secrets passwords and no key in logs, process lists and settings ($(wc -l <<<"$visible") lines looked through)"
     equal worker leaf
 }
 fails_with() { # HOST WORDS COMMAND...

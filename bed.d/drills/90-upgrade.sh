@@ -4,7 +4,7 @@ hosts="provider ticker leaf worker client"
 fresh=yes
 majors="provider=13 leaf=18"
 drill() {
-    local begun
+    local begun said
     step "provider: $(sql provider "show server_version"), leaf: $(sql leaf "show server_version")"
     followed worker leaf
     load_start 4 provider,leaf
@@ -17,7 +17,8 @@ drill() {
     sql provider "select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = 'app'" >/dev/null
     wait_until 30 "the clients' last transactions end" is provider "select count(*) from pg_stat_activity
         where usename = 'app' and backend_xid is not null" 0
-    step "$(on worker skytide londiste leaf.ini compare | tail -n 1)"
+    said=$(on worker skytide londiste leaf.ini compare | tail -n 1)
+    step "$said"
     same_digest provider leaf || fails "digests of provider and leaf differ"
     on worker skytide londiste leaf.ini remove-table --all >/dev/null
     load_goes_on
