@@ -359,8 +359,8 @@ fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Kills whom it pleases, when it pleases. `SKYTIDE_SOAK_KILLS=500 cargo nextest run soak` goes on for
-/// longer; `SKYTIDE_SOAK_SEED` repeats the choices, if not the moments.
+/// Kills whom it pleases, when it pleases, and does worse in between. With `SKYTIDE_SOAK_KILLS=500` it goes on for longer;
+/// `SKYTIDE_SOAK_SEED` repeats the choices, if not the moments.
 #[tokio::test(flavor = "multi_thread")]
 async fn soak() {
     let kills = from_env("SKYTIDE_SOAK_KILLS", 12);
@@ -385,10 +385,12 @@ async fn soak() {
     let mut writers = Writers::start(&replica, seed);
     replica.add_tables(&[]).await;
     let tables = tables();
-    for kill in 1..=kills {
+    let mut kill = 0;
+    while kill < kills {
         // The moment is the experiment, nothing waits for it.
         tokio::time::sleep(Duration::from_millis(dice.below(1500))).await;
         let choice = dice.below(12);
+        kill += u64::from(choice <= 6);
         eprintln!("{kill}: {choice} at tick {:?}", replica.position().await.ok());
         match choice {
             0..=3 => {

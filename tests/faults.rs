@@ -212,6 +212,53 @@ async fn a_dropped_slot_is_never_made_anew_in_silence() {
     stage.leaf_gets(COUNT, 1).await;
 }
 
+/// Prevents: a quiet queue that fills the disk of a busy server with WAL.
+#[tokio::test]
+async fn the_slot_moves_on_while_nothing_of_ours_changes() {
+    for confirm in ["spooled", "applied"] {
+        let mut stage = Stage::nodes(usual()).await;
+        stage.extra = format!("confirm = {confirm}\n");
+        let _worker = stage.sync_a();
+        let bulk = "create table other as select repeat(md5(g::text), 30) from generate_series(1, 20000) g";
+        stage.run("root", bulk).await;
+        let client = stage.on("root").await;
+        let row = client.query_one("select pg_current_wal_lsn()::text", &[]);
+        let written: String = row.await.unwrap().get(0);
+        let moved = format!(
+            "select count(*) from pg_replication_slots \
+             where slot_name = 'skytide_q_leaf' and confirmed_flush_lsn >= '{written}'"
+        );
+        let there = async || Ok(client.query_one(&moved, &[]).await?.get::<_, i64>(0));
+        if let Err(error) = wait::until_eq(confirm, 1, PATIENCE, there).await {
+            panic!("{error}\n{}", stage.log());
+        }
+    }
+}
+
+/// Prevents: a table whose changes stop coming, and nobody says so.
+#[tokio::test]
+async fn a_table_that_is_not_published_any_more_stops_the_worker() {
+    let (stage, mut worker) = Stage::replicating(usual()).await;
+    stage
+        .run("root", "alter publication skytide_q drop table a")
+        .await;
+    assert_eq!(worker.ended().await, Some(1), "{}", stage.log());
+    stage.run("root", "insert into a values (1, 'x')").await;
+    stage
+        .worker_stops(&[
+            "table public.a is not in the provider's publication skytide_q",
+            "add-table public.a",
+            "resync public.a",
+        ])
+        .await;
+
+    // The fix it names works.
+    stage.root(&["add-table", "a"]).with(0, &["is again"]);
+    stage.leaf(&["resync", "a"]).well();
+    let _worker = stage.worker();
+    stage.leaf_gets(COUNT, 1).await;
+}
+
 #[tokio::test]
 async fn an_invalidated_slot_is_named_with_the_way_out() {
     let options = usual()
@@ -675,6 +722,6 @@ async fn each_missing_privilege_is_named_with_its_grant() {
         "root",
         &dsn("root"),
     ]);
-    said.with(1, &["permission denied"]);
+    said.with(1, &["permission denied", "skytide doctor"]);
     assert_eq!(stage.count("root", "select count(*) from pgq.queue").await, 0);
 }

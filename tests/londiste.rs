@@ -74,22 +74,31 @@ async fn a_nasty_schema_copied_under_load_arrives_whole() {
     replica.stop_worker().await;
 }
 
-/// Prevents: a setting that is read and changes nothing.
+/// Prevents: settings that are read and change nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_nodes_are_reached_as_the_configuration_adds() {
     let mut replica = Replica::from_plan(Plan {
-        settings: "remote_extra_connstr = application_name=by_the_extra".into(),
+        settings: "remote_extra_connstr = application_name=by_the_extra\nslot_name = a_name_of_ours".into(),
         ..Plan::default()
     })
     .await;
     replica.start_worker();
+    let nothing = replica
+        .londiste("leaf.ini", &["compare"])
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(nothing.contains("nothing to compare"), "{nothing}");
     replica.add_tables(&["public.log"]).await;
     replica.wait_sync().await;
     let provider = replica.at_provider().await;
     let sql = "select count(*) from pg_stat_replication where application_name = 'by_the_extra'";
     assert_eq!(provider.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 1);
     replica.leaf(&["compare"]).await;
-    replica.leaf(&["status"]).await;
+    let status = replica.leaf(&["status"]).await;
+    assert!(status.contains("slot a_name_of_ours active"), "{status}");
+    assert!(replica.leaf(&["tables"]).await.contains("public.log"));
+    assert!(!replica.leaf(&["missing"]).await.contains("public.log"));
     let wrong = ["--set", "remote_extra_connstr=usr=x", "status"];
     let error = replica
         .londiste("leaf.ini", &wrong)

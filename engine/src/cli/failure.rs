@@ -156,10 +156,15 @@ impl Advice for ApiError {
         let (ApiError::Call { source, .. } | ApiError::Answer(source)) = self else {
             return None;
         };
-        let missing = [SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_FUNCTION];
-        missing.contains(source.code()?).then(|| {
-            "Put the SQL modules into that database, or upgrade them: skytide install CONNECT-STRING".into()
-        })
+        match *source.code()? {
+            SqlState::INVALID_SCHEMA_NAME | SqlState::UNDEFINED_FUNCTION => Some(
+                "Put the SQL modules into that database, or upgrade them: skytide install CONNECT-STRING".into(),
+            ),
+            SqlState::INSUFFICIENT_PRIVILEGE => Some(
+                "skytide doctor --db CONNECT-STRING --as root, or --as leaf, names each grant that is missing.".into(),
+            ),
+            _ => None,
+        }
     }
 }
 

@@ -73,9 +73,13 @@ pub async fn spool(pair: &Pair, out: &mut Findings) -> Result<(), Unasked> {
     }
     if let Ok(mut connection) = replication(&pair.provider).await
         && let Ok(system) = connection.identify_system().await
-        && system.system_id != identity.system_id
     {
-        differs.push(format!("server {}, not {}", identity.system_id, system.system_id));
+        if system.system_id != identity.system_id {
+            differs.push(format!("server {}, not {}", identity.system_id, system.system_id));
+        } else if system.timeline.as_u32() != identity.timeline {
+            let (ours, theirs) = (identity.timeline, system.timeline.as_u32());
+            differs.push(format!("timeline {ours}, not {theirs}: the server was promoted"));
+        }
     }
     if !differs.is_empty() {
         out.fail(

@@ -56,7 +56,7 @@ pub enum SpoolError {
     #[error("spool {} stopped after a failed write ({cause}): reopen it to recover", dir.display())]
     Poisoned { dir: PathBuf, cause: String },
     #[error(
-        "{bytes} bytes do not fit into a spool segment, {max} at most: use larger spool segments in a new spool directory"
+        "{bytes} bytes do not fit into a spool segment, {max} at most: a larger spool_segment_bytes, a new spool_dir and resync --all are needed"
     )]
     TooLarge { bytes: u64, max: u64 },
     #[error(

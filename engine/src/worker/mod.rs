@@ -18,7 +18,7 @@ use skytide_sql::api::ApiError;
 use skytide_sql::backoff::Backoff;
 use skytide_sql::conn::{ConnectError, ConnectString};
 use skytide_sql::fault::{Fault, fault_of};
-use skytide_sql::{QueueName, SlotName, TickId};
+use skytide_sql::{QueueName, SlotName, TableName, TickId};
 use skytide_wal::walsender::WalsenderError;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -153,6 +153,8 @@ pub struct Shared {
     pub main_tick: watch::Sender<TickId>,
     /// The same, once it is on the subscriber's disk: what the provider may be told.
     pub durable_tick: watch::Sender<TickId>,
+    /// Tables that have been copied, by their names in the set.
+    pub followed: watch::Sender<Vec<TableName>>,
     pub figures: figures::Figures,
 }
 
@@ -209,6 +211,7 @@ async fn run_once(
         tick_wanted: Notify::new(),
         main_tick: watch::Sender::new(TickId::new(0)),
         durable_tick: watch::Sender::new(TickId::new(0)),
+        followed: watch::Sender::new(Vec::new()),
         figures: figures::Figures::default(),
         settings: settings.clone(),
     });
@@ -220,11 +223,12 @@ async fn run_once(
     let mut capturing =
         capture::stream::start(capture.clone(), writer, Arc::clone(&shared.signals), all.clone())
             .map_err(WorkerError::Thread)?;
-    let provider_side = tokio::spawn(provider::run(
+    let mut provider_side = tokio::spawn(provider::run(
         Arc::clone(&shared),
         node.clone(),
         capture.provider.clone(),
         capture.slot.clone(),
+        capture.publications.tables.clone(),
         all.clone(),
     ));
     let figures = tokio::spawn(figures::watch(
@@ -248,12 +252,15 @@ async fn run_once(
     let ended = tokio::select! {
         captured = &mut capturing => captured.expect("capture's thread says how it ended").map_err(WorkerError::from),
         replayed = &mut replaying => replayed.map(|_| ()),
+        Ok(seen) = &mut provider_side => seen,
     };
     all.cancel();
     if !capturing.is_terminated() {
         let _ = capturing.await;
     }
-    let _ = provider_side.await;
+    if !provider_side.is_finished() {
+        let _ = provider_side.await;
+    }
     let _ = figures.await;
     if let Err(e) = &ended
         && !matches!(e, WorkerError::Restart { .. })

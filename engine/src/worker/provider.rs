@@ -1,4 +1,5 @@
-//! The worker's ordinary connection to the provider: asks for ticks, reports the position.
+//! The worker's ordinary connection to the provider: asks for ticks, reports the position, sees to it that what is
+//! followed is published.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,22 +16,28 @@ use super::start::Node;
 use super::{Shared, WorkerError, WorkerSettings};
 use crate::capture::slot;
 use crate::causes::chain;
+use crate::table::registry::provider_tables;
 
-/// Runs until cancelled; reconnects by itself, since nothing here is worth stopping replay for.
+/// Runs until cancelled; reconnects by itself, since no trouble of this connection is worth stopping replay for.
+///
+/// # Errors
+/// [`WorkerError::Setup`]: a table that is followed is not published any more.
 pub async fn run(
     shared: Arc<Shared>,
     node: Node,
     provider: ConnectString,
     slot: SlotName,
+    publication: String,
     cancel: CancellationToken,
-) {
+) -> Result<(), WorkerError> {
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
         let error = tokio::select! {
             () = cancel.cancelled() => break,
-            ended = session(&shared, &node, &provider, &slot) => match ended {
+            ended = session(&shared, &node, &provider, &slot, &publication) => match ended {
                 Ok(()) => break,
+                Err(e @ WorkerError::Setup { .. }) => return Err(e),
                 Err(e) => e,
             },
         };
@@ -50,7 +57,11 @@ pub async fn run(
         report(&client, &shared, &node).await
     };
     let _ = tokio::time::timeout(Duration::from_secs(3), last).await;
+    Ok(())
 }
+
+/// How often it is looked whether tables are still published.
+const PUBLISHED_EVERY: Duration = Duration::from_secs(10);
 
 /// A request that no tick answered is made again after so long.
 const UNANSWERED: Duration = Duration::from_secs(1);
@@ -60,6 +71,7 @@ async fn session(
     node: &Node,
     provider: &ConnectString,
     slot: &SlotName,
+    publication: &str,
 ) -> Result<(), WorkerError> {
     let settings = &shared.settings;
     let client = connect(provider, &settings.job_name).await?;
@@ -67,6 +79,9 @@ async fn session(
     client.batch_execute("set synchronous_commit = off").await?;
     let mut reports = interval(settings.watermark_period);
     reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut followed = shared.followed.subscribe();
+    let mut publication_looks = interval(PUBLISHED_EVERY);
+    publication_looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looks = interval(Duration::from_secs(1));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let newest = client
@@ -89,6 +104,8 @@ async fn session(
                     metrics::gauge!(crate::metrics::SLOT_RETAINED).set(bytes as f64);
                 }
             }
+            _ = publication_looks.tick() => check_published(&client, shared, publication).await?,
+            Ok(()) = followed.changed() => check_published(&client, shared, publication).await?,
             // Changes come by the thousand; one is enough to want a tick.
             () = shared.signals.changes.notified(), if !changes_wait => changes_wait = true,
             () = shared.tick_wanted.notified() => changes_wait = true,
@@ -108,6 +125,49 @@ async fn session(
             }
         }
     }
+}
+
+/// Which of some tables, quoted names, are in no way in a publication. $1 publication, $2 tables.
+const UNPUBLISHED: &str = "
+select t.name from unnest($2::text[]) t (name)
+ where not exists (select from pg_catalog.pg_publication_rel r
+                     join pg_catalog.pg_publication p on p.oid = r.prpubid
+                    where p.pubname = $1 and r.prrelid = pg_catalog.to_regclass(t.name))
+   and not exists (select from pg_catalog.pg_publication_tables p
+                     join pg_catalog.pg_namespace n on n.nspname = p.schemaname
+                     join pg_catalog.pg_class c on c.relname = p.tablename and c.relnamespace = n.oid
+                    where p.pubname = $1 and c.oid = pg_catalog.to_regclass(t.name))";
+
+/// Changes of a table that is not in the publication do not come, and nothing else says so: it was taken out by hand, or
+/// dropped and made again.
+async fn check_published(client: &Session, shared: &Shared, publication: &str) -> Result<(), WorkerError> {
+    let followed = shared.followed.borrow().clone();
+    if followed.is_empty() {
+        return Ok(());
+    }
+    let queue = &shared.settings.queue;
+    let mut tables = provider_tables(client, queue).await?;
+    tables.retain(|(name, _)| followed.contains(name));
+    let names: Vec<String> = tables.iter().map(|(_, source)| source.quoted()).collect();
+    let missing = client.query(UNPUBLISHED, &[&publication, &names]).await?;
+    let missing: Vec<&str> = missing.iter().map(|row| row.get(0)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // remove-table takes a table out of both at once: one that is still in the set was not removed.
+    let still = provider_tables(client, queue).await?;
+    let lost = tables.iter().find(|(name, source)| {
+        missing.contains(&source.quoted().as_str()) && still.iter().any(|(there, _)| there == name)
+    });
+    let Some((name, source)) = lost else {
+        return Ok(());
+    };
+    Err(WorkerError::Setup {
+        what: format!(
+            "table {source} is not in the provider's publication {publication} any more: its changes do not come"
+        ),
+        fix: format!("with the root's configuration: add-table {name}; then with this one: resync {name}"),
+    })
 }
 
 /// Moves the worker's consumer and the node's watermark on the provider to what is durable here.

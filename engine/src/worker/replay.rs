@@ -347,6 +347,13 @@ impl Replay<'_> {
         } else {
             fresh
         };
+        let copied = self.registry.tables.iter().filter(|t| t.state.is_copied());
+        let followed: Vec<TableName> = copied.map(|t| t.table.clone()).collect();
+        self.context.shared.followed.send_if_modified(|known| {
+            let is_new = *known != followed;
+            *known = followed;
+            is_new
+        });
         if self.paused != state.paused {
             info!(paused = state.paused, "the operator's wish is followed");
             self.paused = state.paused;

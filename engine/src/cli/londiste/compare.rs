@@ -61,6 +61,11 @@ pub async fn run(node: &Node, args: &CompareArgs, context: &Context) -> anyhow::
     } else {
         choose(&args.tables, &names)?
     };
+    if chosen.is_empty() {
+        return Err(Failure::new("no table is in sync: there is nothing to compare")
+            .hint("skytide londiste CONF status shows the tables; wait-sync waits for their copies")
+            .into());
+    }
     let (target, upstream) = provider(node, &info).await?;
     let upstream_tables = provider_tables(&upstream, queue).await?;
     let mut pairs = Vec::new();

@@ -1,9 +1,9 @@
 //! `status`: the nodes of the set, how far behind they are, and why.
 
 use clap::Args;
-use skytide_sql::QueueName;
 use skytide_sql::api::pgq_node;
 use skytide_sql::conn::{ConnectString, Session, connect};
+use skytide_sql::{QueueName, SlotName};
 use tokio_postgres::Client;
 
 use super::super::output::OutputMode;
@@ -103,7 +103,12 @@ pub async fn run(node: &Node, _args: &StatusArgs, context: &Context) -> anyhow::
     }
     if let Some(root) = &root {
         for status in &mut nodes {
-            measure(root, queue, status).await?;
+            // Only our own configuration is known.
+            let slot = match status.name == own.node_name {
+                true => node.settings.slot_name.clone(),
+                false => None,
+            };
+            measure(root, queue, slot, status).await?;
         }
     }
     let tables = table_status(node).await?;
@@ -159,7 +164,13 @@ async fn ask(session: &Session, queue: &QueueName) -> anyhow::Result<NodeStatus>
 }
 
 /// What only the root knows: ages of ticks, and the slots of those that follow it.
-async fn measure(root: &Client, queue: &QueueName, status: &mut NodeStatus) -> anyhow::Result<()> {
+/// `slot`: its name, if it is not the default one.
+async fn measure(
+    root: &Client,
+    queue: &QueueName,
+    slot: Option<SlotName>,
+    status: &mut NodeStatus,
+) -> anyhow::Result<()> {
     if let Some(tick) = status.tick {
         let row = root
             .query_opt(
@@ -180,7 +191,7 @@ async fn measure(root: &Client, queue: &QueueName, status: &mut NodeStatus) -> a
     }
     if status.kind == "leaf"
         && let Ok(name) = skytide_sql::NodeName::new(status.name.clone())
-        && let Ok(slot) = default_slot_name(queue, &name)
+        && let Some(slot) = slot.or_else(|| default_slot_name(queue, &name).ok())
     {
         status.slot = match slot::find(root, &slot).await {
             Ok(None) => None,

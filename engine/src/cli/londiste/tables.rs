@@ -80,8 +80,8 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
         learn_names(node, &info, args.dry_run).await?;
     }
     let candidates = candidates(node).await?;
-    let local: Vec<TableName> = local_tables(node)
-        .await?
+    let registered = local_tables(node).await?;
+    let local: Vec<TableName> = registered
         .iter()
         .map(|t| TableName::parse(&t.table_name))
         .collect::<Result<_, _>>()?;
@@ -94,6 +94,16 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
     let (there, new): (Vec<_>, Vec<_>) = tables.into_iter().partition(|t| local.contains(t));
     for table in &there {
         context.output.note(&format!("table {table} is already added"));
+        let here = registered.iter().find(|t| t.table_name == table.to_string());
+        let physical = here.and_then(|t| t.dest_table.as_deref()).map(TableName::parse);
+        if root
+            && !args.dry_run
+            && publish_again(node, &physical.transpose()?.unwrap_or(table.clone())).await?
+        {
+            context.output.note(&format!(
+                "table {table} was not published any more, and is again: resync it on the leaves"
+            ));
+        }
     }
     if args.dest_table.is_some() && new.len() > 1 {
         return Err(Failure::usage("--dest-table goes with one table").into());
@@ -144,6 +154,26 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
         return wait_sync(node, &WaitArgs { timeout: None }, context).await;
     }
     Ok(Outcome::Done)
+}
+
+/// Puts a table of the set back into the publication. False: it was there.
+async fn publish_again(node: &Node, physical: &TableName) -> anyhow::Result<bool> {
+    let lock_timeout = node.settings.lock_timeout.as_millis();
+    node.session
+        .batch_execute(&format!("begin; set local lock_timeout = {lock_timeout}"))
+        .await?;
+    let published = async {
+        slot::lock_publications(&node.session).await?;
+        let publication = Publications::of(&node.settings.queue_name).tables;
+        let is_new = slot::publish(&node.session, &publication, physical).await?;
+        node.session.batch_execute("commit").await?;
+        anyhow::Ok(is_new)
+    };
+    let published = published.await;
+    if published.is_err() {
+        let _ = node.session.batch_execute("rollback").await;
+    }
+    published
 }
 
 /// A leaf learns the set's tables from its provider.
