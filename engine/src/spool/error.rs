@@ -93,6 +93,11 @@ impl SpoolError {
         matches!(self, SpoolError::Identity { field, .. } if [SYSTEM, TIMELINE].contains(field))
     }
 
+    pub(super) fn is_full_disk(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, SpoolError::Io { source, .. } if [StorageFull, QuotaExceeded].contains(&source.kind()))
+    }
+
     /// Whether room made by readers or by the administrator lets the same call succeed later.
     pub fn is_space(&self) -> bool {
         matches!(self, SpoolError::NoSpace { .. } | SpoolError::Full { .. })

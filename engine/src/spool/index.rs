@@ -125,11 +125,27 @@ impl SegmentIndex {
         // 1. aside, 2. synced, 3. renamed: a sidecar is whole or absent.
         let path = segment::index_path(dir, header.number);
         let aside = path.with_extension("idx.tmp");
-        let mut file = segment::create_file(&aside, true)?;
+        match self.write(&aside, header) {
+            // It spares the next start a scan, and nothing else.
+            Err(error) if error.is_full_disk() => {
+                let _ = fs::remove_file(&aside);
+                tracing::warn!(file = %path.display(), "no disk space for the index of a spool segment: it is left out");
+                Ok(())
+            }
+            written => {
+                written.and_then(|()| fs::rename(&aside, &path).map_err(SpoolError::io("rename", &aside)))
+            }
+        }
+    }
+
+    fn write(&self, aside: &Path, header: &SegmentHeader) -> Result<(), SpoolError> {
+        let mut file = segment::create_file(aside, true)?;
+        fail::fail_point!("spool::index", |_| Err(SpoolError::io("write", aside)(
+            std::io::ErrorKind::StorageFull.into()
+        )));
         file.write_all(&self.encode(header))
             .and_then(|()| file.sync_all())
-            .map_err(SpoolError::io("write", &aside))?;
-        fs::rename(&aside, &path).map_err(SpoolError::io("rename", &aside))
+            .map_err(SpoolError::io("write", aside))
     }
 }
 

@@ -563,6 +563,42 @@ fn a_full_disk_is_a_typed_error_that_passes() {
 
 #[cfg(feature = "failpoints")]
 #[test]
+fn without_room_for_an_index_the_spool_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut writer, spool) = open(dir.path());
+    fail::cfg("spool::index", "return").unwrap();
+    let mut state = 1_u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    let mut n = 0;
+    // Into the third segment.
+    while spool.stats().segments < 3 {
+        n += 1;
+        let body: Vec<u8> = (0..50_000).map(|_| noise()).collect();
+        writer.transaction(head(n), &body, 1).unwrap();
+    }
+    sync(&mut writer, &spool);
+    let indexes = || {
+        let names = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        names
+            .filter(|name| name.to_string_lossy().contains(".idx"))
+            .count()
+    };
+    assert_eq!(indexes(), 0, "and nothing half written");
+    assert_eq!(contents(&spool).len(), n as usize);
+    drop((writer, spool));
+    fail::cfg("spool::index", "off").unwrap();
+    let (_writer, spool) = open(dir.path());
+    assert_eq!(contents(&spool).len(), n as usize);
+    assert_eq!(indexes(), 2);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
 fn a_failed_sync_poisons_until_the_spool_is_reopened() {
     let dir = tempfile::tempdir().unwrap();
     let (mut writer, spool) = open(dir.path());

@@ -649,8 +649,13 @@ pub(super) fn lock(dir: &Path) -> Result<File, SpoolError> {
         }
         Err(e) => return Err(SpoolError::io("lock", &path)(e.into())),
     }
-    file.set_len(0)
+    let told = file
+        .set_len(0)
         .and_then(|()| write!(file, "{}", std::process::id()))
-        .map_err(SpoolError::io("write", &path))?;
-    Ok(file)
+        .map_err(SpoolError::io("write", &path));
+    match told {
+        // Who holds the lock is for messages only.
+        Err(error) if error.is_full_disk() => Ok(file),
+        told => told.map(|()| file),
+    }
 }
