@@ -177,6 +177,11 @@ async fn a_copy_waits_for_earlier_writers_of_its_table_and_for_nobody_else() {
     replica.add_tables(&["public.swaps"]).await;
     replica.wait_state("public.swaps", "ok").await;
     replica.wait_state("public.log", "in-copy").await;
+    let status = replica.leaf(&["status"]).await;
+    assert!(
+        status.contains("public.log: in-copy, 0") && status.contains(" copied"),
+        "{status}"
+    );
     writer
         .batch_execute("insert into log (body) values ('after it was published'); commit")
         .await

@@ -3,7 +3,7 @@
 use clap::Args;
 use skytide_sql::api::pgq_node;
 use skytide_sql::conn::{ConnectString, Session, connect};
-use skytide_sql::{QueueName, SlotName};
+use skytide_sql::{QueueName, SlotName, TableName};
 use tokio_postgres::Client;
 
 use super::super::output::OutputMode;
@@ -12,6 +12,7 @@ use super::{Node, info, local_tables};
 use crate::capture::{CaptureError, slot};
 use crate::spool::Spool;
 use crate::table::MergeState;
+use crate::table::registry::provider_tables;
 use crate::worker::start::default_slot_name;
 
 #[derive(Args, Debug)]
@@ -51,8 +52,9 @@ struct SlotStatus {
 struct TableStatus {
     table: String,
     state: String,
-    copied_rows: Option<i64>,
+    /// Of a table that is being copied, without its indexes.
     copied_bytes: Option<i64>,
+    total_bytes: Option<i64>,
 }
 
 #[derive(serde::Serialize)]
@@ -111,7 +113,7 @@ pub async fn run(node: &Node, _args: &StatusArgs, context: &Context) -> anyhow::
             measure(root, queue, slot, status).await?;
         }
     }
-    let tables = table_status(node).await?;
+    let tables = table_status(node, root.as_ref()).await?;
     let spool = (own.node_type == "leaf").then(|| spool_status(node)).flatten();
     nodes.sort_by_key(|n| (n.kind != "root", n.name.clone()));
     let status = Status {
@@ -213,38 +215,38 @@ async fn measure(
     Ok(())
 }
 
-async fn table_status(node: &Node) -> anyhow::Result<Vec<TableStatus>> {
-    let version: i32 = node
-        .session
-        .query_one("select current_setting('server_version_num')::int4", &[])
-        .await?
-        .get(0);
+/// `root`: where the tables are whole, if it was reached.
+async fn table_status(node: &Node, root: Option<&Session>) -> anyhow::Result<Vec<TableStatus>> {
+    let queue = &node.settings.queue_name;
     let mut tables = Vec::new();
     for table in local_tables(node).await? {
         let state = MergeState::parse(table.merge_state.as_deref())?;
         let mut status = TableStatus {
             state: state.to_string(),
-            copied_rows: None,
             copied_bytes: None,
+            total_bytes: None,
             table: table.table_name,
         };
-        if state == MergeState::InCopy && version >= 140_000 {
-            let dest = skytide_sql::TableName::parse(table.dest_table.as_deref().unwrap_or(&status.table))?;
-            let row = node
-                .session
-                .query_one(
-                    "select sum(tuples_processed)::int8, sum(bytes_processed)::int8 \
-                     from pg_catalog.pg_stat_progress_copy \
-                     where relid = pg_catalog.to_regclass($1) and command = 'COPY FROM'",
-                    &[&dest.quoted()],
-                )
-                .await?;
-            status.copied_rows = row.get(0);
-            status.copied_bytes = row.get(1);
+        if state == MergeState::InCopy {
+            // A copy runs over several connections, whose progress views do not add up; the same rows take about the
+            // same space, though.
+            let dest = TableName::parse(table.dest_table.as_deref().unwrap_or(&status.table))?;
+            status.copied_bytes = heap_bytes(&node.session, &dest).await?;
+            if let Some(root) = root {
+                let name = TableName::parse(&status.table)?;
+                let there = provider_tables(root, queue).await?;
+                let source = there.iter().find(|(table, _)| *table == name);
+                status.total_bytes = heap_bytes(root, source.map_or(&name, |(_, source)| source)).await?;
+            }
         }
         tables.push(status);
     }
     Ok(tables)
+}
+
+async fn heap_bytes(client: &Client, table: &TableName) -> anyhow::Result<Option<i64>> {
+    let size = "select pg_catalog.pg_relation_size(pg_catalog.to_regclass($1))";
+    Ok(client.query_one(size, &[&table.quoted()]).await?.get(0))
 }
 
 fn spool_status(node: &Node) -> Option<SpoolStatus> {
@@ -312,12 +314,15 @@ fn show(status: &Status, context: &Context) -> anyhow::Result<()> {
         count("ok")
     ))?;
     for table in status.tables.iter().filter(|t| t.state != "ok") {
-        let copied = table.copied_rows.map_or(String::new(), |rows| {
-            format!(
-                ", {rows} rows ({}) copied",
-                human_bytes(table.copied_bytes.unwrap_or(0))
-            )
-        });
+        let copied = match (table.copied_bytes, table.total_bytes) {
+            (Some(copied), Some(total)) if total > 0 => {
+                let percent = (copied.saturating_mul(100) / total).min(100);
+                let (copied, total) = (human_bytes(copied), human_bytes(total));
+                format!(", {copied} of {total} copied ({percent} %), then its indexes")
+            }
+            (Some(copied), _) => format!(", {} copied", human_bytes(copied)),
+            _ => String::new(),
+        };
         out.line(format!("  {}: {}{copied}", table.table, table.state))?;
     }
     if let Some(spool) = &status.spool {
