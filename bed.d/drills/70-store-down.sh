@@ -5,7 +5,7 @@ profiles=walmgr
 stores_have() { # LSN
     [ "$(sql provider "select '$(store_safe)'::pg_lsn >= '$1'::pg_lsn")" = t ]
 }
-store_safe() { on receive skytide walmgr wal.ini status | awk '$1 ~ /^s3:/ { print $3 }'; }
+store_safe() { on receive skytide walmgr wal.ini status | awk '$1 ~ /^s3:/ && $2 ~ /^[0-9]+$/ { print $3 }'; }
 receiving() { is provider "select count(*) from pg_stat_replication where application_name = 'skytide' and state = 'streaming'" 1; }
 drill() {
     local begun from said
@@ -23,7 +23,7 @@ drill() {
     load_goes_on
     measured "WAL written meanwhile, and kept by the provider" \
         "$(sql provider "select pg_size_pretty(pg_wal_lsn_diff(pg_current_wal_lsn(), '$from'))")"
-    ! stores_have "$(sql provider "select pg_current_wal_lsn()")" 2>/dev/null || fails "the store was not away"
+    wait_until 90 "the store is missed" says receive "a store takes no WAL.*s3:"
     rejoin store
     begun=$(now)
     wait_until 180 "the store has what was written meanwhile" stores_have "$(sql provider "select pg_current_wal_lsn()")"
