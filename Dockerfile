@@ -30,7 +30,7 @@ FROM base AS prebuilt
 # A builder that makes every stage above its target comes here without these, too: then only the first file is there.
 COPY LICENSE dist/skytide* dist/s3-store* /usr/local/lib/skytide/programs/
 USER root
-RUN ln -s ../lib/skytide/programs/s* /usr/local/bin/
+RUN cd /usr/local/bin && ln -s ../lib/skytide/programs/s* .
 USER postgres
 ENTRYPOINT ["skytide"]
 

@@ -87,16 +87,21 @@ impl Tail {
             let Some(store) = self.settings.stores.get(*place).cloned() else {
                 continue;
             };
-            let mut has = false;
-            for name in before.map_or_else(Vec::new, |before| names_of(&self.path, before, size)) {
-                has |= store
-                    .head(&layout::object_of(WalFileName::Segment(name)))
-                    .await?
-                    .is_some();
-            }
-            match first_lacking(&*store, identity, &self.path, first).await? {
-                None if has => sources.push(*place),
-                lacks => lagging.push((*place, has, lacks.unwrap_or(first))),
+            let looked = async {
+                let mut has = false;
+                for name in before.map_or_else(Vec::new, |before| names_of(&self.path, before, size)) {
+                    has |= store
+                        .head(&layout::object_of(WalFileName::Segment(name)))
+                        .await?
+                        .is_some();
+                }
+                Ok((has, first_lacking(&*store, identity, &self.path, first).await?))
+            };
+            match looked.await {
+                Ok((true, None)) => sources.push(*place),
+                Ok((has, lacks)) => lagging.push((*place, has, lacks.unwrap_or(first))),
+                Err(TailError::Store(error)) => self.leave_behind(*place, error.into()),
+                Err(error) => return Err(error),
             }
         }
         // A hole that nobody can fill, or nobody has the segment before: here the WAL in the stores begins.
