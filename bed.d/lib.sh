@@ -173,7 +173,7 @@ goes_on_with() { # HOST
         measured "the leaf follows $1 after" "$(since "$begun") s"
         return
     fi
-    step "the worker says: $(worker_says | grep "belongs to timeline" | tail -n 1 | sed 's/^[A-Z]*: *//')"
+    step "the worker says: $(worker_says | grep "belongs to timeline" | tail -n 1 | sed 's/^.*error=//; s/^[A-Z]*: *//')"
     kill_host worker
     on_stopped worker rm -rf spool
     on_stopped worker skytide londiste leaf.ini resync --all >/dev/null
