@@ -164,7 +164,7 @@ bed_up() {
     world_ready
     local out there
     out=$(compose up -d --no-build 2>&1) || refuse "the hosts could not be started: $out"
-    grep -v -e '^Creating' -e 'is up-to-date$' <<<"$out" >&2 || true
+    grep -v -e '^Creating' -e 'is up-to-date$' -e '^ \(Network\|Volume\|Container\) ' <<<"$out" >&2 || true
     mapfile -t there < <(docker ps -a --filter "label=com.docker.compose.project=$project" --format '{{.Label "com.docker.compose.service"}}')
     [ ${#there[@]} -gt 0 ] || refuse "no host was made: $out"
     all_healthy "${there[@]}"

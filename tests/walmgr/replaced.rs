@@ -37,8 +37,11 @@ async fn replaced(stage: &Stage) -> Restored {
 }
 
 fn stored(store: &Path, timeline: u32) -> Vec<String> {
-    let listed = std::fs::read_dir(store.join(format!("wal/{timeline:08X}"))).unwrap();
+    let listed = std::fs::read_dir(store.join(format!("wal/{timeline:08X}")));
+    // Nothing of that timeline yet.
     let mut names: Vec<String> = listed
+        .into_iter()
+        .flatten()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         // Not what is being written.
         .filter(|name| !name.contains("partial") && !name.starts_with('.'))
