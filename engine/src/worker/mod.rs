@@ -252,7 +252,8 @@ async fn run_once(
     let ended = tokio::select! {
         captured = &mut capturing => captured.expect("capture's thread says how it ended").map_err(WorkerError::from),
         replayed = &mut replaying => replayed.map(|_| ()),
-        Ok(seen) = &mut provider_side => seen,
+        // Its peaceful end, at a stop, cuts nobody's grace short.
+        Ok(Err(unpublished)) = &mut provider_side => Err(unpublished),
     };
     all.cancel();
     if !capturing.is_terminated() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use skytide_sql::Lsn;
 
 use super::error::TailError;
+use super::names_of;
 use crate::store::identity::Identity;
 use crate::store::{Store, layout};
 use crate::succession::{Successor, successor_of};
@@ -58,7 +59,17 @@ pub(super) async fn first_open(
     let mut there = There::default();
     let ancestors = path.ancestors().iter().map(|ancestor| ancestor.timeline);
     for timeline in ancestors.chain([path.timeline()]) {
-        there.look(store, identity, timeline).await?;
+        let mut own = There::default();
+        own.look(store, identity, timeline).await?;
+        // Not what a former primary wrote after it was left.
+        let is_on_the_way = |number: &SegmentNo| {
+            let names = names_of(path, *number, identity.segment_size);
+            names.iter().any(|name| name.timeline() == timeline)
+        };
+        own.whole.retain(is_on_the_way);
+        own.begun.retain(is_on_the_way);
+        there.whole.append(&mut own.whole);
+        there.begun.append(&mut own.begun);
     }
     Ok(open_of(&there.whole, &there.begun).and_then(|open| open.first().copied()))
 }
