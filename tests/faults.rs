@@ -487,6 +487,49 @@ async fn rot_in_the_middle_of_the_spool_is_not_cut_off() {
     assert_eq!(std::fs::read(&segment).unwrap(), bytes, "nothing was touched");
 }
 
+/// A node's position that its spool has no tick for: changes before and after it may be missing.
+#[tokio::test]
+async fn a_position_between_the_ticks_of_the_spool_stops_the_worker() {
+    let (stage, worker) = Stage::replicating(usual()).await;
+    worker.stop().await;
+    let last = "select last_tick_id from pgq_node.local_state where consumer_name = 'leaf_worker'";
+    let lost = stage.count("leaf", last).await + 10;
+    let worker = stage.worker();
+    let jump = format!(
+        "select setval(queue_tick_seq::regclass, {}) from pgq.queue where queue_name = 'q'",
+        lost + 10
+    );
+    stage.run("root", &jump).await;
+    stage
+        .run("root", "insert into a values (1, 'x'); select pgq.tick_now('q')")
+        .await;
+    stage.leaf_gets(COUNT, 1).await;
+    worker.stop().await;
+    let before = stage.count("leaf", last).await;
+    let set = "update pgq_node.local_state set last_tick_id = ";
+    stage
+        .run(
+            "leaf",
+            &format!("{set}{lost} where consumer_name = 'leaf_worker'"),
+        )
+        .await;
+    let words = ["changes are missing", "resync --all"];
+    stage
+        .doctor("leaf")
+        .with(3, &[&format!("but not {lost}"), words[0], words[1]]);
+    stage.worker_stops(&words).await;
+    stage
+        .run(
+            "leaf",
+            &format!("{set}{before} where consumer_name = 'leaf_worker'"),
+        )
+        .await;
+    stage.run("root", "insert into a values (2, 'y')").await;
+    let worker = stage.worker();
+    stage.leaf_gets(COUNT, 2).await;
+    worker.stop().await;
+}
+
 #[tokio::test]
 async fn a_table_that_is_gone_from_the_subscriber_stops_the_worker_and_a_column_is_told() {
     let (stage, mut worker) = Stage::replicating(usual()).await;
@@ -507,6 +550,9 @@ async fn a_table_that_is_gone_from_the_subscriber_stops_the_worker_and_a_column_
         "{}",
         stage.log()
     );
+    stage
+        .leaf(&["compare"])
+        .with(0, &["table public.a: only one side has v; not compared", "equal"]);
 
     stage.run("leaf", "drop table a").await;
     stage.run("root", "insert into a values (2, 'y')").await;

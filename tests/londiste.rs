@@ -112,6 +112,108 @@ async fn other_nodes_are_reached_as_the_configuration_adds() {
     replica.stop_worker().await;
 }
 
+/// Another name here, rows that are there already, rows to keep; and what of it can be read offline.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_added_as_the_options_say() {
+    let mut replica = Replica::new().await;
+    let (provider, subscriber) = (replica.at_provider().await, replica.at_subscriber().await);
+    provider
+        .batch_execute(
+            "insert into log (body) values ('one'); insert into counters values (1, 10); \
+             insert into emptied (id, v) values (1, 'there')",
+        )
+        .await
+        .unwrap();
+    subscriber
+        .batch_execute(
+            "create table log_here (like log including all); insert into log_here (id) values (-1); \
+             insert into counters values (1, 10), (2, 20); insert into emptied (id, v) values (2, 'here')",
+        )
+        .await
+        .unwrap();
+    replica.start_worker();
+    replica
+        .root(&["add-table", "public.log", "public.counters", "public.emptied"])
+        .await;
+    let two = ["add-table", "public.log", "public.counters", "--dest-table", "x"];
+    let refused = replica.londiste("leaf.ini", &two).await.unwrap_err().to_string();
+    assert!(refused.contains("--dest-table goes with one table"), "{refused}");
+    let add: [&[&str]; 3] = [
+        &["public.log", "--dest-table", "public.log_here"],
+        &["public.counters", "--expect-sync"],
+        &["public.emptied", "--skip-truncate"],
+    ];
+    for arguments in add {
+        let tried = [&["add-table", "--dry-run"], arguments].concat();
+        replica.leaf(&tried).await;
+        let status = replica.leaf(&["tables"]).await;
+        assert!(!status.contains(arguments[0]), "a dry run added it: {status}");
+        replica.leaf(&[&["add-table"], arguments].concat()).await;
+    }
+    replica.wait_sync().await;
+    provider
+        .batch_execute(
+            "insert into log (body) values ('two'); update counters set n = n + 1; \
+             insert into emptied (id, v) values (3, 'later'); select pgq.tick_now('q')",
+        )
+        .await
+        .unwrap();
+    let holds = "select (select string_agg(body, ' ' order by id) from log_here) || '; ' \
+             || (select string_agg(id || '=' || n, ' ' order by id) from counters) || '; ' \
+             || (select string_agg(v, ' ' order by id) from emptied) || '; ' \
+             || (select count(*) from log)";
+    wait::until_eq(
+        "the subscriber's rows",
+        "one two; 1=11 2=20; there here later; 0".to_owned(),
+        PATIENCE,
+        async || Ok(subscriber.query_one(holds, &[]).await?.get::<_, String>(0)),
+    )
+    .await
+    .unwrap();
+    assert!(replica.leaf(&["tables"]).await.contains("public.log_here"));
+
+    let status: serde_json::Value = serde_json::from_str(&replica.leaf(&["status", "--json"]).await).unwrap();
+    assert_eq!(status["queue"], "q");
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 2);
+    assert_eq!(status["tables"].as_array().unwrap().len(), 3);
+    replica.stop_worker().await;
+
+    let dir = replica.spool_dir();
+    let dump = |more: &[&str]| {
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_skytide"))
+            .args(["spool", "dump"])
+            .arg(&dir)
+            .args(more)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let whole = dump(&[]);
+    for words in [
+        "session from ",
+        "relation ",
+        " public.log\n",
+        " rows 3 bytes ",
+        "tick ",
+    ] {
+        assert!(whole.contains(words), "{words:?} is not in\n{whole}");
+    }
+    assert!(!whole.contains("later"), "rows are shown: {whole}");
+    assert_eq!(dump(&["--limit", "2"]).lines().count(), 2);
+    let entries: Vec<serde_json::Value> = dump(&["--json"])
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(entries.len(), whole.lines().count());
+    let last_tick = entries.iter().rev().find(|e| e["entry"] == "tick").unwrap();
+    let shown = status["spool"]["last_tick"].as_i64().unwrap();
+    assert!(
+        last_tick["tick"].as_i64().unwrap() >= shown,
+        "{last_tick} {shown}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_come_and_go_under_load() {
     let mut replica = Replica::new().await;

@@ -10,8 +10,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use skytide::queue::{self, Event, HandlerError, PerEvent, Settings, Stats, Until, Verdict};
 use skytide_fixtures::wait;
+use skytide_sql::api::pgq::{Batch, BatchCalls, BatchSize, Opening};
+use skytide_sql::{ConsumerName, QueueName};
 use tokio_util::sync::CancellationToken;
 
 use stage::{PATIENCE, Stage, assert_once_and_in_order, one};
@@ -112,6 +115,68 @@ async fn a_killed_consumer_gets_its_batch_again() {
         stage.ok(&consume).is_empty(),
         "a finished batch does not come again"
     );
+}
+
+/// A batch whose id nobody keeps is opened without waiting for the disk; where the server loses it, its events come in
+/// the next one. One that may be kept as a mark comes again as it was.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_of_the_server_takes_back_is_given_again() {
+    let stage = Stage::new().await;
+    let mut client = stage.server.connect("source").await.unwrap();
+    client
+        .batch_execute("select pgq.register_consumer('q', 'd')")
+        .await
+        .unwrap();
+    for (mode, kept) in [(&[][..], 0), (&["--json"], 1)] {
+        let insert = "select pgq.insert_event('q', 't', 'x'); select pgq.tick_now('q')";
+        for sql in insert.split("; ") {
+            client.batch_execute(sql).await.unwrap();
+        }
+        let sql = "select pid from pg_stat_activity where backend_type = 'walwriter'";
+        let walwriter = Pid::from_raw(one(&client, sql).await).unwrap();
+        // Nobody else flushes what is not waited for.
+        kill_process(walwriter, Signal::STOP).unwrap();
+        let consume = [mode, &["consume", "q", "c", "--until-idle"]].concat();
+        let mut consumer = stage.start_to("queue::before_finish", &consume).await;
+        kill_process(walwriter, Signal::KILL).unwrap();
+        client = wait::until("the server to have recovered", PATIENCE, async || {
+            // Until it has noticed, it takes connections that it then breaks.
+            let Ok(client) = stage.server.connect("source").await else {
+                return Ok(None);
+            };
+            let writer = client.query_one(sql, &[]).await.map(|row| row.get::<_, i32>(0));
+            Ok(writer
+                .is_ok_and(|pid| pid != walwriter.as_raw_nonzero().get())
+                .then_some(client))
+        })
+        .await
+        .unwrap();
+        let open = "select count(*) from pgq.subscription where sub_batch is not null";
+        assert_eq!(one::<i64>(&client, open).await, kept, "{mode:?}");
+        consumer.kill();
+        let text = stage.ok(&["consume", "q", "c", "--until-idle"]);
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    // Its id may be another consumer's by then.
+    let calls = BatchCalls::prepare(&client).await.unwrap();
+    let (queue, consumer) = (QueueName::new("q").unwrap(), ConsumerName::new("d").unwrap());
+    let size = BatchSize::default();
+    let open = async || {
+        let batch = calls
+            .next_batch(&client, &queue, &consumer, &size, Opening::Durable)
+            .await;
+        batch.unwrap().unwrap()
+    };
+    let theirs = open().await;
+    let ours = Batch {
+        consumer_name: "c".into(),
+        ..theirs.clone()
+    };
+    assert!(!calls.finish_batch(&client, &ours).await.unwrap());
+    assert_eq!(open().await.id, theirs.id);
+    assert!(calls.finish_batch(&client, &theirs).await.unwrap());
 }
 
 /// Prevents: a consumer that never reaches ticks that are made faster than a disk commits.

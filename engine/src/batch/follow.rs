@@ -330,57 +330,129 @@ fn check_follows(tick: TickId, snapshot: &Snapshot, next: &TickEntry) -> Result<
 #[cfg(test)]
 mod tests {
     use skytide_sql::{QueueName, SlotName, Xid32};
+    use tempfile::TempDir;
 
     use super::*;
     use crate::apply::ChangeSource;
     use crate::spool::{Identity, Settings, TxHead, Writer};
 
-    #[test]
-    fn the_transaction_of_a_tick_alone_does_not_ask_for_another_tick() {
-        let dir = tempfile::tempdir().unwrap();
-        let identity = Identity {
-            system_id: 1,
-            timeline: 1,
-            database: "shop".into(),
-            slot: SlotName::new("s").unwrap(),
-            queue: QueueName::new("q").unwrap(),
-        };
-        let (mut writer, spool) = Writer::open(Settings::new(dir.path()), identity).unwrap();
-        let mut tick = |n: u32, rows: &[u8], snapshot: &str| {
+    const ROW: &[u8] = b"\x05\x00\x00\x00T\x00\x00\x00\x00";
+    const LIMITS: Limits = Limits {
+        rows: 10,
+        stop_at: None,
+    };
+
+    struct Stage {
+        writer: Writer,
+        spool: Arc<Spool>,
+        _dir: TempDir,
+    }
+
+    impl Stage {
+        fn new() -> Stage {
+            let dir = tempfile::tempdir().unwrap();
+            let identity = Identity {
+                system_id: 1,
+                timeline: 1,
+                database: "shop".into(),
+                slot: SlotName::new("s").unwrap(),
+                queue: QueueName::new("q").unwrap(),
+            };
+            let (writer, spool) = Writer::open(Settings::new(dir.path()), identity).unwrap();
+            Stage {
+                writer,
+                spool,
+                _dir: dir,
+            }
+        }
+
+        /// A tick after `previous`, and what its transaction wrote besides.
+        fn tick(&mut self, id: i64, previous: Option<i64>, snapshot: &str, rows: &[u8]) {
+            let at = id.unsigned_abs();
             let head = TxHead {
-                xid: Xid32::new(100 + n),
-                commit_lsn: Lsn::new(u64::from(n) * 100),
-                end_lsn: Lsn::new(u64::from(n) * 100 + 50),
+                xid: Xid32::new(100 + at as u32),
+                commit_lsn: Lsn::new(at * 100),
+                end_lsn: Lsn::new(at * 100 + 50),
                 commit_time: 0,
             };
-            writer
-                .transaction(head, rows, u32::from(!rows.is_empty()))
-                .unwrap();
+            let count = u32::from(!rows.is_empty());
+            self.writer.transaction(head, rows, count).unwrap();
             let entry = TickEntry {
-                tick_id: TickId::new(i64::from(n)),
-                previous: (n > 1).then(|| TickId::new(i64::from(n) - 1)),
+                tick_id: TickId::new(id),
+                previous: previous.map(TickId::new),
                 time: 0,
                 event_seq: 0,
                 snapshot: snapshot.parse().unwrap(),
                 barrier: false,
             };
-            writer.tick(entry).unwrap();
-            writer.publish().unwrap();
-        };
-        tick(1, &[], "101:101:");
-        let mut follower = Follower::at_tick(&spool, TickId::new(1)).unwrap().unwrap();
+            self.writer.tick(entry).unwrap();
+            self.writer.publish().unwrap();
+        }
+
+        fn at(&self, tick: i64) -> Result<Option<Follower>, BatchError> {
+            Follower::at_tick(&self.spool, TickId::new(tick))
+        }
+    }
+
+    #[test]
+    fn the_transaction_of_a_tick_alone_does_not_ask_for_another_tick() {
+        let mut stage = Stage::new();
+        stage.tick(1, None, "101:101:", &[]);
+        let mut follower = stage.at(1).unwrap().unwrap();
         assert!(!follower.has_pending());
 
         // With a row in it, it does.
-        tick(2, b"\x05\x00\x00\x00T\x00\x00\x00\x00", "102:102:");
-        let limits = Limits {
-            rows: 10,
-            stop_at: None,
-        };
-        let plan = follower.plan(limits).unwrap().unwrap();
+        stage.tick(2, Some(1), "102:102:", ROW);
+        let plan = follower.plan(LIMITS).unwrap().unwrap();
         let source = follower.source(&plan);
         source.drain(&mut |_, _| Ok(())).unwrap();
         follower.advance(&plan, source);
         assert!(follower.has_pending());
+    }
+
+    /// Prevents: changes passed over in silence where the chain of ticks is broken.
+    #[test]
+    fn a_tick_that_does_not_follow_the_one_before_is_refused() {
+        let mut stage = Stage::new();
+        stage.tick(1, None, "101:101:", &[]);
+        stage.tick(2, Some(1), "102:102:", &[]);
+        stage.tick(5, Some(4), "105:105:", ROW);
+        let gap = |found: Result<Option<Plan>, BatchError>, at: i64| match found {
+            Err(BatchError::TickGap { expected, found }) => {
+                assert_eq!((expected.get(), found.get()), (at, 5));
+            }
+            other => panic!("{other:?}"),
+        };
+        gap(stage.at(2).unwrap().unwrap().plan(LIMITS), 2);
+        // Ticks before the gap are not given either: looking ahead met it.
+        gap(stage.at(1).unwrap().unwrap().plan(LIMITS), 2);
+        assert!(stage.at(5).unwrap().unwrap().plan(LIMITS).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_position_between_ticks_is_a_gap_and_one_outside_is_not() {
+        let mut stage = Stage::new();
+        stage.tick(3, None, "103:103:", &[]);
+        stage.tick(9, Some(3), "109:109:", &[]);
+        assert!(matches!(stage.at(2), Err(BatchError::TickTooOld { .. })));
+        assert!(matches!(
+            stage.at(5),
+            Err(BatchError::TickGap { expected, .. }) if expected.get() == 5
+        ));
+        // Not there yet: the stream may still bring it.
+        assert!(stage.at(10).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_tick_that_sees_less_than_the_one_before_is_refused() {
+        let mut stage = Stage::new();
+        stage.tick(1, None, "105:105:", &[]);
+        stage.tick(2, Some(1), "103:105:103", ROW);
+        match stage.at(1).unwrap().unwrap().plan(LIMITS) {
+            Err(BatchError::Inverted { earlier, tick, .. }) => {
+                assert_eq!((earlier.get(), tick.get()), (1, 2));
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

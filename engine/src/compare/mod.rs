@@ -41,6 +41,8 @@ pub struct TableResult {
     pub provider: Sum,
     pub subscriber: Sum,
     pub equal: bool,
+    /// Columns that only one side has: nothing is said about them.
+    pub left_out: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -184,7 +186,7 @@ impl Frozen {
     pub async fn compare(&self, pair: &Pair) -> Result<TableResult, CompareError> {
         let source_shape = shape(&self.provider, &pair.source, "provider").await?;
         let dest_shape = shape(&self.subscriber, &pair.dest, "subscriber").await?;
-        let columns = common_columns(&source_shape, &dest_shape);
+        let (columns, left_out) = common_columns(&source_shape, &dest_shape);
         if columns.is_empty() {
             return Err(CompareError::NoColumns {
                 table: pair.table.clone(),
@@ -200,18 +202,22 @@ impl Frozen {
             provider,
             subscriber,
             equal,
+            left_out,
         })
     }
 }
 
-fn common_columns(source: &TableShape, dest: &TableShape) -> Vec<String> {
-    let there = |name: &str| dest.columns.iter().any(|c| c.name == name);
-    source
+/// The columns of both sides, quoted, and the names of those that only one has.
+fn common_columns(source: &TableShape, dest: &TableShape) -> (Vec<String>, Vec<String>) {
+    let has = |shape: &TableShape, name: &str| shape.columns.iter().any(|c| c.name == name);
+    let (common, mut left_out): (Vec<_>, Vec<_>) = source
         .columns
         .iter()
-        .filter(|c| there(&c.name))
-        .map(|c| quote_ident(&c.name))
-        .collect()
+        .map(|c| c.name.clone())
+        .partition(|name| has(dest, name));
+    let only_here = dest.columns.iter().filter(|c| !has(source, &c.name));
+    left_out.extend(only_here.map(|c| c.name.clone()));
+    (common.iter().map(|name| quote_ident(name)).collect(), left_out)
 }
 
 async fn sum(client: &Client, table: &TableName, columns: &[String]) -> Result<Sum, CompareError> {

@@ -3,13 +3,15 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
+use skytide_sql::api::pgq_node;
 use skytide_sql::{Lsn, TickId};
 
 use super::{Findings, Pair, Unasked, replication};
 use crate::causes::chain;
 use crate::config::unit::show_size;
-use crate::spool::Spool;
+use crate::spool::{Spool, SpoolError};
 
 pub async fn spool(pair: &Pair, out: &mut Findings) -> Result<(), Unasked> {
     let dir = &pair.spool_dir;
@@ -89,11 +91,18 @@ pub async fn spool(pair: &Pair, out: &mut Findings) -> Result<(), Unasked> {
         );
         return Ok(());
     }
-    if let Err(e) = read_end(&spool) {
-        out.fail(object, e, format!("skytide spool verify '{}'", dir.display()));
+    // Asked after the spool was opened: a worker beside us may release what it has done.
+    let state = pgq_node::get_worker_state(&*pair.subscriber.session, &pair.queue).await;
+    let completed = TickId::new(state.map_or(pair.state.completed_tick, |s| s.completed_tick));
+    if let Err(e) = read_from(&spool, completed) {
+        out.fail(
+            object,
+            chain(&e),
+            format!("move the directory away, then: {resync}"),
+        );
         return Ok(());
     }
-    reach(pair, &spool, &resync, out).await?;
+    reach(pair, &spool, completed, &resync, out).await?;
     let stats = spool.stats();
     out.ok(
         object,
@@ -149,24 +158,22 @@ fn room(pair: &Pair, place: &Path, out: &mut Findings) {
     }
 }
 
-/// Reads from the last tick to the end, checksums and all.
-fn read_end(spool: &std::sync::Arc<Spool>) -> Result<(), String> {
-    let from = spool
-        .last_tick()
-        .and_then(|tick| spool.find_tick(tick).ok().flatten())
-        .unwrap_or_else(|| spool.begin());
+/// Reads what is still to be applied, checksums and all.
+fn read_from(spool: &Arc<Spool>, completed: TickId) -> Result<(), SpoolError> {
+    let from = spool.find_tick(completed)?.unwrap_or_else(|| spool.begin());
     let mut reader = spool.reader(from);
-    loop {
-        match reader.next_block() {
-            Ok(Some(_)) => {}
-            Ok(None) => return Ok(()),
-            Err(e) => return Err(chain(&e)),
-        }
-    }
+    while reader.next_block()?.is_some() {}
+    Ok(())
 }
 
 /// Whether slot, spool and subscriber meet: no change may lie between two of them.
-async fn reach(pair: &Pair, spool: &Spool, resync: &str, out: &mut Findings) -> Result<(), Unasked> {
+async fn reach(
+    pair: &Pair,
+    spool: &Spool,
+    completed: TickId,
+    resync: &str,
+    out: &mut Findings,
+) -> Result<(), Unasked> {
     let row = pair
         .provider
         .session
@@ -196,7 +203,6 @@ async fn reach(pair: &Pair, spool: &Spool, resync: &str, out: &mut Findings) -> 
             );
         }
     }
-    let tick = TickId::new(pair.state.completed_tick);
     let copied = pair
         .subscriber
         .session
@@ -205,11 +211,17 @@ async fn reach(pair: &Pair, spool: &Spool, resync: &str, out: &mut Findings) -> 
             &[&pair.queue.as_str()],
         )
         .await?;
-    let begins_later = spool.first_tick().is_some_and(|first| first > tick);
-    if copied.get(0) && begins_later {
+    let kept = || Some((spool.first_tick()?, spool.last_tick()?));
+    if copied.get(0)
+        && let Some((first, last)) = kept()
+        && last > completed
+        && spool.find_tick(completed).is_ok_and(|found| found.is_none())
+    {
         out.fail(
             spool.dir().display().to_string(),
-            format!("begins after tick {tick}, which this node has completed: changes are missing"),
+            format!(
+                "has ticks {first} to {last}, but not {completed}, which this node has completed: changes are missing"
+            ),
             resync,
         );
     }

@@ -74,7 +74,7 @@ async fn session<W: Work>(
         source = Source::connect(settings) => source?,
     };
     while !stop.is_cancelled() && !reached(settings.until, stats) {
-        let Some(batch) = source.next_batch().await? else {
+        let Some(batch) = source.next_batch(work.opening()).await? else {
             // A look that found nothing worked, too.
             backoff.reset();
             if settings.until != Until::Stopped {

@@ -18,6 +18,12 @@ pub trait BatchHandler: Send {
         events: &mut Events,
         verdicts: &mut Verdicts,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// Whether ids or ticks of batches may be kept somewhere, to know a batch that comes again. If not, a batch is
+    /// given without waiting for the server's disk: after a crash of the server its events may come in other batches.
+    fn keeps_batches(&self) -> bool {
+        true
+    }
 }
 
 /// Works on batches in a transaction of the target database; each comes exactly once, if nothing is done
@@ -101,5 +107,10 @@ impl<H: EventHandler> BatchHandler for PerEvent<H> {
             verdicts.set(id, self.0.event(event).await?);
         }
         Ok(())
+    }
+
+    /// An event does not know its batch.
+    fn keeps_batches(&self) -> bool {
+        false
     }
 }

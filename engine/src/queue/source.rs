@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skytide_sql::BatchId;
-use skytide_sql::api::pgq::{self, Batch, BatchCalls, BatchSize};
+use skytide_sql::api::pgq::{self, Batch, BatchCalls, BatchSize, Opening};
 use skytide_sql::api::pgq_coop;
 use skytide_sql::conn::{self, Session};
 use tokio::sync::mpsc;
@@ -87,7 +87,7 @@ impl<'s> Source<'s> {
         Ok(())
     }
 
-    pub async fn next_batch(&mut self) -> Result<Option<Batch>, QueueError> {
+    pub async fn next_batch(&mut self, opening: Opening) -> Result<Option<Batch>, QueueError> {
         let Settings {
             queue,
             consumer,
@@ -97,12 +97,17 @@ impl<'s> Source<'s> {
         } = self.settings;
         let client = &*self.session;
         let Some(group) = group else {
+            let next = async |size: &BatchSize| {
+                self.calls
+                    .next_batch(client, queue, consumer, size, opening)
+                    .await
+            };
             let mut batch = None;
             if let Some(larger) = catching_up(*size, self.lag) {
-                batch = self.calls.next_batch(client, queue, consumer, &larger).await?;
+                batch = next(&larger).await?;
             }
             if batch.is_none() {
-                batch = self.calls.next_batch(client, queue, consumer, size).await?;
+                batch = next(size).await?;
             }
             self.lag = batch.as_ref().map_or(Duration::ZERO, |batch| batch.lag);
             return Ok(batch);
@@ -138,7 +143,7 @@ impl<'s> Source<'s> {
     pub async fn finish(&mut self, batch: &Batch, verdicts: &Verdicts) -> Result<(), QueueError> {
         let grouped = self.settings.group.is_some();
         if !grouped && verdicts.is_empty() {
-            return match self.calls.finish_batch(&self.session, batch.id).await? {
+            return match self.calls.finish_batch(&self.session, batch).await? {
                 true => Ok(()),
                 false => Err(QueueError::BatchGone(batch.id)),
             };
@@ -149,14 +154,12 @@ impl<'s> Source<'s> {
             .transaction()
             .await
             .map_err(QueueError::sql("finish the batch"))?;
-        if grouped {
-            // Whoever took us for dead has the batch under the same id.
-            let owner = pgq::get_batch_info(&transaction, batch.id)
-                .await?
-                .map(|now| now.consumer_name);
-            if owner.as_ref() != Some(&batch.consumer_name) {
-                return Err(QueueError::BatchGone(batch.id));
-            }
+        // Whoever took us for dead has the batch under the same id; after a crash of the server it may be any other.
+        let owner = pgq::get_batch_info(&transaction, batch.id)
+            .await?
+            .map(|now| now.consumer_name);
+        if owner.as_ref() != Some(&batch.consumer_name) {
+            return Err(QueueError::BatchGone(batch.id));
         }
         tell(&self.calls, &transaction, batch.id, verdicts).await?;
         let finished = match grouped {

@@ -1,6 +1,6 @@
 //! The two ways to work on a batch: at least once, and exactly once into another database.
 
-use skytide_sql::api::pgq::Batch;
+use skytide_sql::api::pgq::{Batch, Opening};
 use skytide_sql::conn::{self, ConnectString, Session};
 
 use super::drive::Worked;
@@ -16,6 +16,11 @@ pub(super) trait Work: Send {
         source: &Source<'_>,
         batch: &Batch,
     ) -> impl Future<Output = Result<Worked, QueueError>> + Send;
+
+    /// What must be known of a batch before it is worked on.
+    fn opening(&self) -> Opening {
+        Opening::Durable
+    }
 
     /// Something failed: forget connections.
     fn reset(&mut self) {}
@@ -62,6 +67,13 @@ impl<H: BatchHandler> Work for AtLeastOnce<'_, H> {
             verdicts,
             skipped: false,
         })
+    }
+
+    fn opening(&self) -> Opening {
+        match self.handler.keeps_batches() {
+            true => Opening::Durable,
+            false => Opening::Unsynced,
+        }
     }
 }
 

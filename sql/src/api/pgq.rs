@@ -12,7 +12,9 @@ use tokio_postgres::{GenericClient, Row};
 use super::{ApiError, call, many};
 use crate::{BatchId, ConsumerName, EventId, QueueName, Snapshot, TickId};
 
-pub use batches::{Batch, BatchCalls, BatchSize, event_dead, event_nack, finish_batch, get_batch_info};
+pub use batches::{
+    Batch, BatchCalls, BatchSize, Opening, event_dead, event_nack, finish_batch, get_batch_info,
+};
 pub use dead_letters::{
     DeadLetter, DeadLetterId, dead_letter_purge, dead_letter_purge_older, dead_letter_replay,
     dead_letter_replay_all, get_dead_letters,

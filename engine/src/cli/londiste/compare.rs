@@ -99,6 +99,13 @@ pub async fn run(node: &Node, args: &CompareArgs, context: &Context) -> anyhow::
     for pair in &pairs {
         results.push(frozen.compare(pair).await?);
     }
+    for result in results.iter().filter(|r| !r.left_out.is_empty()) {
+        context.output.warn(&format!(
+            "table {}: only one side has {}; not compared",
+            result.table,
+            result.left_out.join(", ")
+        ));
+    }
     let equal = results.iter().all(|r| r.equal);
     let answer = Answer {
         tick: frozen.tick.get(),

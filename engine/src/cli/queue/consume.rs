@@ -120,4 +120,9 @@ impl BatchHandler for Printer {
         }
         Ok(())
     }
+
+    /// JSON shows the tick.
+    fn keeps_batches(&self) -> bool {
+        self.output.mode() == OutputMode::Json
+    }
 }

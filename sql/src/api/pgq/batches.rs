@@ -44,11 +44,25 @@ pub struct BatchCalls {
 
 const RETRIES_MANY: &str = "select coalesce(has_function_privilege(to_regprocedure('pgq.events_retry(int8,int8[],int4)'), 'execute'), false)";
 
+/// Whether the server has a batch's opening on its disk before it gives the batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opening {
+    /// The batch comes again with the same id and ticks whatever happens: they may be kept as a mark of what is done.
+    Durable,
+    /// A server that crashes may give its events in another batch, perhaps under the same id. The consumer does
+    /// not wait for the disk.
+    Unsynced,
+}
+
+// The setting holds until the end of the transaction, which is this statement's own.
 const NEXT_BATCH: &str = "\
-    select *, extract(epoch from clock_timestamp() - cur_tick_time)::float8 as lag \
+    select *, extract(epoch from clock_timestamp() - cur_tick_time)::float8 as lag, \
+           case when $6 then set_config('synchronous_commit', 'off', true) end \
       from pgq.next_batch_custom($1, $2, make_interval(secs => $3), $4, make_interval(secs => $5))";
 const BATCH_EVENT_SQL: &str = "select pgq.batch_event_sql($1)";
-const FINISH_BATCH: &str = "select pgq.finish_batch($1)";
+// A batch of ours that a crash of the server took away may be another consumer's by now.
+const FINISH_BATCH: &str = "\
+    select coalesce((select pgq.finish_batch($1) from pgq.get_batch_info($1) where consumer_name = $2), 0)";
 
 impl BatchCalls {
     pub async fn prepare(client: &Client) -> Result<BatchCalls, ApiError> {
@@ -65,19 +79,23 @@ impl BatchCalls {
     }
 
     /// Opens the next batch, or gives the one that is open. `None`: there is none yet, or the consumer is paused.
+    /// Not for use in a transaction.
     pub async fn next_batch(
         &self,
         client: &Client,
         queue: &QueueName,
         consumer: &ConsumerName,
         size: &BatchSize,
+        opening: Opening,
     ) -> Result<Option<Batch>, ApiError> {
-        let params: [&(dyn ToSql + Sync); 5] = [
+        let unsynced = opening == Opening::Unsynced;
+        let params: [&(dyn ToSql + Sync); 6] = [
             &queue.as_str(),
             &consumer.as_str(),
             &seconds(size.min_lag),
             &size.min_count,
             &seconds(size.min_interval),
+            &unsynced,
         ];
         let row = one(client, "pgq.next_batch_custom", &self.next, &params).await?;
         let Some(id) = row.try_get::<_, Option<i64>>("batch_id")? else {
@@ -144,9 +162,10 @@ impl BatchCalls {
         Ok(())
     }
 
-    /// In a transaction of its own. `false`: the batch is not open any more.
-    pub async fn finish_batch(&self, client: &Client, batch: BatchId) -> Result<bool, ApiError> {
-        let row = one(client, "pgq.finish_batch", &self.finish, &[&batch.get()]).await?;
+    /// In a transaction of its own. `false`: the batch is not open any more, or another consumer's.
+    pub async fn finish_batch(&self, client: &Client, batch: &Batch) -> Result<bool, ApiError> {
+        let params: [&(dyn ToSql + Sync); 2] = [&batch.id.get(), &batch.consumer_name];
+        let row = one(client, "pgq.finish_batch", &self.finish, &params).await?;
         Ok(row.try_get::<_, i32>(0)? == 1)
     }
 }
