@@ -483,6 +483,49 @@ async fn a_queue_that_is_being_dropped_holds_up_no_other() {
     assert_eq!(row.get::<_, Vec<String>>(0), ["other", "q"]);
 }
 
+/// Prevents: a tick that is made after a queue was paused, or was given to another node to tick.
+#[tokio::test]
+async fn pausing_waits_for_a_tick_and_holds_up_no_other_queue() {
+    let (server, client) = arena().await;
+    client
+        .batch_execute("select pgq.create_queue('other')")
+        .await
+        .unwrap();
+    for (parameter, back) in [("ticker_paused", "false"), ("external_ticker", "false")] {
+        let ticking = session(&server).await;
+        ticking
+            .batch_execute("begin; select pgq.tick_now('q')")
+            .await
+            .unwrap();
+        let sql = match parameter {
+            "ticker_paused" => "select pgq.set_queue_config('q', 'ticker_paused', 'true')",
+            _ => "select pgq.set_queue_config('q', 'external_ticker', 'true')",
+        };
+        let pausing = blocked(&client, session(&server).await, sql).await;
+        ticking.batch_execute("commit").await.unwrap();
+        pausing.await.unwrap().unwrap();
+        client
+            .execute("select pgq.set_queue_config('q', $1, $2)", &[&parameter, &back])
+            .await
+            .unwrap();
+
+        // Not committed yet: the queue is left alone, the other one is not.
+        let pausing = session(&server).await;
+        pausing.batch_execute(&format!("begin; {sql}")).await.unwrap();
+        let due = "update pgq.tick set tick_time = tick_time - interval '1 hour'";
+        client.batch_execute(due).await.unwrap();
+        let round = "select ticks from pgq.ticker_round(null, null, null)";
+        assert_eq!(int(&client, round).await, 1, "{parameter}");
+        pausing.batch_execute("commit").await.unwrap();
+        assert_eq!(int(&client, round).await, 0, "{parameter}");
+        client
+            .execute("select pgq.set_queue_config('q', $1, $2)", &[&parameter, &back])
+            .await
+            .unwrap();
+        assert_eq!(int(&client, round).await, 1, "{parameter}");
+    }
+}
+
 /// A snapshot older than the turns of the position tables sees no position at all: that is not "no such batch".
 #[tokio::test]
 async fn a_batch_that_an_old_snapshot_cannot_see_is_not_called_unknown() {

@@ -46,6 +46,18 @@ impl Default for Text {
 }
 
 impl Packed {
+    /// Forgets all events, and keeps their memory for others.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.rows.clear();
+        self.next = 0;
+    }
+
+    /// What it would go on taking in memory, without events.
+    pub fn capacity_bytes(&self) -> usize {
+        self.text.capacity() + self.rows.capacity() * size_of::<Row>()
+    }
+
     /// Keeps a text. `None`: there is no room for it in 4 GiB.
     pub fn keep(&mut self, text: &str) -> Option<Text> {
         let start = u32::try_from(self.text.len()).ok()?;
@@ -141,5 +153,32 @@ mod tests {
             assert_eq!(event.extra, [None, Some(String::new()), Some(text), None]);
         }
         assert_eq!(events.len(), 3);
+    }
+
+    #[test]
+    fn memory_is_used_again_and_nothing_of_what_was_in_it() {
+        let mut packed = Packed::default();
+        let row = |id, data| Row {
+            id: EventId::new(id),
+            time: UNIX_EPOCH,
+            txid: None,
+            retry: 0,
+            ev_type: Text::default(),
+            data,
+            extra: Default::default(),
+        };
+        for id in 1..=2 {
+            let data = packed.keep("first").unwrap();
+            packed.push(row(id, data));
+        }
+        assert!(packed.next().is_some());
+        let capacity = packed.capacity_bytes();
+        packed.clear();
+        assert_eq!((packed.next(), packed.bytes()), (None, 0));
+        let data = packed.keep("new").unwrap();
+        packed.push(row(3, data));
+        let event = packed.next().unwrap();
+        assert_eq!((event.id.get(), event.data.as_deref()), (3, Some("new")));
+        assert_eq!(packed.capacity_bytes(), capacity);
     }
 }

@@ -44,6 +44,14 @@ impl Events {
         }
     }
 
+    /// The memory of events that came from a spool, for the next batch's.
+    pub(super) fn into_packed(self) -> Option<Packed> {
+        match self.from {
+            From::Spool(events) => Some(events),
+            From::Queue(_) | From::End => None,
+        }
+    }
+
     /// How many events were read.
     pub fn read(&self) -> u64 {
         self.read

@@ -23,6 +23,9 @@ use crate::change::{BadChange, ColumnValue, Relation, RowChange, Tuple};
 /// Where PostgreSQL's time begins.
 const EPOCH: Duration = Duration::from_secs(946_684_800);
 
+/// So much of a batch's memory is kept for the next one.
+const KEEP_BYTES: usize = 16 << 20;
+
 /// Larger batches are read by SQL: there memory is bounded.
 const MOST_BYTES: usize = 256 << 20;
 
@@ -32,6 +35,8 @@ pub(super) struct Spooled {
     chunk: Limits,
     /// Away while a batch is read.
     batches: Option<WholeBatches>,
+    /// The last batch's memory: fresh memory is the kernel's work.
+    used: Packed,
     /// The queue's event tables are called so, with a number behind it.
     tables: Option<Arc<str>>,
     /// Not to say the same for each batch.
@@ -44,6 +49,7 @@ impl Spooled {
         let dir = settings.spool.clone().filter(|_| settings.filter.is_none())?;
         Some(Spooled {
             batches: None,
+            used: Packed::default(),
             dir,
             queue: settings.queue.clone(),
             chunk: settings.chunk,
@@ -97,8 +103,9 @@ impl Spooled {
             .batches
             .take()
             .unwrap_or_else(|| WholeBatches::new(&self.dir));
+        let into = std::mem::take(&mut self.used);
         let reading = tokio::task::spawn_blocking(move || {
-            let events = wanted.read(&mut batches);
+            let events = wanted.read(&mut batches, into);
             (batches, events)
         });
         let Ok((batches, events)) = reading.await else {
@@ -120,6 +127,16 @@ impl Spooled {
             }
         }
     }
+
+    /// Takes back what a batch was read into.
+    pub fn give_back(&mut self, events: Events) {
+        if let Some(mut used) = events.into_packed()
+            && used.capacity_bytes() <= KEEP_BYTES
+        {
+            used.clear();
+            self.used = used;
+        }
+    }
 }
 
 /// A batch, and which rows are events of it.
@@ -131,8 +148,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn read(&self, batches: &mut WholeBatches) -> Result<Option<Packed>, ApplyError> {
-        let mut events = Packed::default();
+    /// Reads the batch into `events`, which is empty.
+    fn read(&self, batches: &mut WholeBatches, mut events: Packed) -> Result<Option<Packed>, ApplyError> {
         let mut foreign = false;
         let mut shapes: Vec<Option<Shape>> = Vec::new();
         let whole = batches.read(&self.from, &self.to, &mut |spool, xid, change| {

@@ -40,6 +40,15 @@ async fn read(
     source.events(batch).await
 }
 
+/// How many events were read of a batch that is done.
+fn done(spooled: &mut Option<Spooled>, events: Events) -> u64 {
+    let read = events.read();
+    if let Some(spooled) = spooled {
+        spooled.give_back(events);
+    }
+    read
+}
+
 pub(super) struct AtLeastOnce<'h, H> {
     handler: &'h mut H,
     spooled: Option<Spooled>,
@@ -63,7 +72,7 @@ impl<H: BatchHandler> Work for AtLeastOnce<'_, H> {
             .await
             .map_err(QueueError::handler(batch.id))?;
         Ok(Worked {
-            events: events.read(),
+            events: done(&mut self.spooled, events),
             verdicts,
             skipped: false,
         })
@@ -135,7 +144,7 @@ impl<H: TargetHandler> Work for ExactlyOnce<'_, H> {
             .map_err(QueueError::sql("commit in the target database"))?;
         fail::fail_point!("queue::after_target_commit");
         Ok(Worked {
-            events: events.read(),
+            events: done(&mut self.spooled, events),
             verdicts: Verdicts::default(),
             skipped: false,
         })

@@ -16,7 +16,7 @@
 --              snapshot, which is the ticks', and passes over a queue that got a tick in between. A queue that
 --              somebody else ticks at this moment is passed over as well
 --   note       the first reads the event sequences: an event that is counted here is in this tick's batch or a
---              later one
+--              later one. Who pauses, drops or gives away a queue waits for the lock
 create or replace function pgq._make_ticks(
     in i_queue_id integer, in i_lag_below interval, in i_after integer, in i_most integer,
     out tick_ids bigint[], out seen text, out due_at timestamptz, out shortest_lag interval,
@@ -24,6 +24,10 @@ create or replace function pgq._make_ticks(
 returns record as $$
 declare
     l_class     constant integer := pgq._tick_lock_class();
+    l_first     constant integer := coalesce(i_queue_id, i_after + 1, 0);
+    l_last      constant integer := coalesce(i_queue_id, 2147483647);
+    -- rounds that are ticker_max_lag apart come a little early or late: each second one would find too young a tick
+    l_early     constant interval := '0.5 ms';
     l_free_all  boolean;
     l_free      integer[];
     l           record;
@@ -32,25 +36,29 @@ declare
 begin
     -- the lock of all queues, or, if somebody has one of them, of each that is free
     l_free_all := i_queue_id is not null or pg_try_advisory_xact_lock(l_class, 0);
-    if not l_free_all and not pg_try_advisory_xact_lock_shared(l_class, 0) then
-        return;
+    if not l_free_all then
+        if not pg_try_advisory_xact_lock_shared(l_class, 0) then
+            return;
+        end if;
+        select array_agg(q.queue_id) filter (where pg_try_advisory_xact_lock(l_class, q.queue_id)),
+               case when count(*) >= i_most then max(q.queue_id) end
+          into l_free, last_queue
+          from (
+            select p.queue_id
+              from pgq.queue p
+             where not p.queue_external_ticker
+               and not p.queue_ticker_paused
+               and p.queue_id between l_first and l_last
+               and (i_lag_below is null or (p.queue_ticker_max_lag > '0' and p.queue_ticker_max_lag < i_lag_below))
+             order by p.queue_id
+             limit i_most) q;
+        l_free := coalesce(l_free, '{}');
     end if;
-    select array_agg(q.queue_id) filter (where l_free_all or pg_try_advisory_xact_lock(l_class, q.queue_id)),
-           case when count(*) >= i_most then max(q.queue_id) end
-      into l_free, last_queue
-      from (
-        select p.queue_id
-          from pgq.queue p
-         where not p.queue_external_ticker
-           and not p.queue_ticker_paused
-           and (i_queue_id is null or p.queue_id = i_queue_id)
-           and (i_after is null or p.queue_id > i_after)
-           and (i_lag_below is null or (p.queue_ticker_max_lag > '0' and p.queue_ticker_max_lag < i_lag_below))
-         order by p.queue_id
-         limit i_most) q;
 
     select array_agg(d.queue_id)   filter (where d.is_due) as queues,
            array_agg(d.event_seq)  filter (where d.is_due) as event_seqs,
+           array_agg(to_regclass(d.tick_seq_name)::oid) filter (where d.is_due) as tick_seqs,
+           case when l_free_all and count(*) >= i_most then max(d.queue_id) end as last_queue,
            array_agg(d.doubt)      filter (where d.doubt is not null) as doubts,
            array_agg(d.damage)     filter (where d.damage is not null) as damages,
            min(case when d.is_due then now() + coalesce(greatest(d.max_lag / 2, least(d.age * 2, d.idle_period)), '0')
@@ -64,14 +72,15 @@ begin
                case
                    when c.damage is not null then false
                    when c.tick_id is null then true
-                   when c.new_events > 0 then c.new_events >= c.max_count or c.age >= c.max_lag
+                   when c.new_events > 0 then c.new_events >= c.max_count or c.age >= c.max_lag - l_early
                    -- without events ticks become rarer, from half of max_lag to idle_period, and the second is
                    -- made at once. After one that cut events another comes in its time, if anything else has
                    -- ended since: that may be what was under way when those were cut
                    when c.tick_id = 1 then true
                    when c.age < c.max_lag / 2 then false
                    else coalesce(c.age >= c.idle_period or c.age >= (c.tick_time - b.tick_time) * 2
-                                 or (c.age >= c.max_lag and c.others_ended and b.tick_event_seq < c.tick_event_seq),
+                                 or (c.age >= c.max_lag - l_early and c.others_ended
+                                     and b.tick_event_seq < c.tick_event_seq),
                                  true)
                end as is_due,
                case
@@ -82,7 +91,7 @@ begin
                end as due_at
           from (
             select s.queue_id, s.max_count, s.max_lag, s.idle_period, s.tick_id, s.tick_time, s.tick_event_seq,
-                   s.event_seq,
+                   s.event_seq, s.tick_seq_name,
                    s.cur_time - s.tick_time as age,
                    s.xmin <> s.xmax or s.txid > s.xmax + 1 as others_ended,
                    -- changes of tables that are read from the WAL do not move the event sequence: where the
@@ -116,7 +125,7 @@ begin
                     select q.queue_id, q.queue_name, q.queue_ticker_max_count as max_count,
                            q.queue_ticker_max_lag as max_lag, q.queue_ticker_idle_period as idle_period,
                            q.queue_data_pfx as data_pfx,
-                           q.queue_event_seq as event_seq_name, q.event_seq_oid,
+                           q.queue_event_seq as event_seq_name, q.event_seq_oid, q.queue_tick_seq as tick_seq_name,
                            t.tick_id, t.tick_time, t.tick_event_seq,
                            txid_snapshot_xmin(t.tick_snapshot) as xmin, txid_snapshot_xmax(t.tick_snapshot) as xmax,
                            now() as cur_time,
@@ -125,9 +134,15 @@ begin
                            coalesce(pg_sequence_last_value(q.event_seq_oid), 1) as event_seq
                       from (
                         select p.*, to_regclass(p.queue_event_seq) as event_seq_oid
-                          from unnest(l_free) f (queue_id)
-                          join pgq.queue p on p.queue_id = f.queue_id
-                                          and not p.queue_external_ticker and not p.queue_ticker_paused) q
+                          from pgq.queue p
+                         where not p.queue_external_ticker
+                           and not p.queue_ticker_paused
+                           and p.queue_id between l_first and l_last
+                           and (i_lag_below is null
+                                or (p.queue_ticker_max_lag > '0' and p.queue_ticker_max_lag < i_lag_below))
+                           and (l_free_all or p.queue_id in (select f.queue_id from unnest(l_free) f (queue_id)))
+                         order by p.queue_id
+                         limit case when l_free_all then i_most end) q
                       left join lateral (
                             select n.tick_id, n.tick_time, n.tick_event_seq, n.tick_snapshot
                               from pgq.tick n
@@ -143,6 +158,7 @@ begin
                    and o.tick_queue = c.queue_id and o.tick_id < c.tick_id
                  order by o.tick_id desc
                  limit 1) b on true) d;
+    last_queue := coalesce(last_queue, l.last_queue);
     shortest_lag := l.shortest_lag;
     due_at := l.due_at;
     if l.doubts is not null then
@@ -168,14 +184,10 @@ begin
 
     with made as (
         insert into pgq.tick (tick_queue, tick_id, tick_time, tick_snapshot, tick_event_seq)
-        select d.queue_id, nextval(to_regclass(q.queue_tick_seq)), now(), (select txid_current_snapshot()), d.event_seq
-          from unnest(l.queues, l.event_seqs) as d (queue_id, event_seq)
-          join pgq.queue q on q.queue_id = d.queue_id and not q.queue_external_ticker and not q.queue_ticker_paused
+        select d.queue_id, nextval(d.tick_seq), now(), (select txid_current_snapshot()), d.event_seq
+          from unnest(l.queues, l.event_seqs, l.tick_seqs) as d (queue_id, event_seq, tick_seq)
         returning tick_queue, tick_id)
     select array_agg(m.tick_queue) as queues, array_agg(m.tick_id) as ticks into l_made from made m;
-    if l_made.ticks is null then
-        return;     -- paused meanwhile
-    end if;
     tick_ids := l_made.ticks;
     perform pgq._tell_ticks(l_made.queues, l_made.ticks);
     -- if nothing was under way and no id was given away before ours, ours is all that ends by this

@@ -3,15 +3,19 @@
 --               external_ticker; Skytide's additions: max_retries, retry_delay, retry_max_delay
 --   returns     1
 --   errors      Invalid NULL value; No such event queue; cannot change parameter; bad value
+--   hazard      ticker_paused and external_ticker wait for a tick that is being made; until the transaction ends the
+--               queue gets no other
 create or replace function pgq.set_queue_config(x_queue_name text, x_param_name text, x_param_value text)
 returns integer as $$
 declare
     l_type  text;
+    l_queue integer;
 begin
     if x_queue_name is null or x_param_name is null then
         raise exception 'Invalid NULL value';
     end if;
-    if not exists (select 1 from pgq.queue q where q.queue_name = x_queue_name) then
+    select q.queue_id into l_queue from pgq.queue q where q.queue_name = x_queue_name;
+    if not found then
         raise exception 'No such event queue';
     end if;
     l_type := case x_param_name
@@ -34,6 +38,9 @@ begin
     if x_param_name in ('retry_delay', 'retry_max_delay') and x_param_value::interval < interval '0' then
         raise exception 'parameter "%" must not be negative: %', x_param_name, x_param_value
             using errcode = 'invalid_parameter_value';
+    end if;
+    if x_param_name in ('ticker_paused', 'external_ticker') then
+        perform pgq._lock_ticks(l_queue);
     end if;
     execute format('update pgq.queue set %I = $1::%s where queue_name = $2', 'queue_' || x_param_name, l_type)
         using x_param_value, x_queue_name;

@@ -9,6 +9,15 @@ select cardinality(tick_ids) as ticks, last_queue from pgq._make_ticks(null, nul
 select cardinality(tick_ids) as ticks, shortest_lag from pgq._make_ticks(null, '3 s', null, null);
 select ticks, shortest_lag, go_on from pgq.ticker_round(null, null, null);
 
+-- rounds come a little early or late: half a millisecond is not too early
+begin;
+select count(pgq.insert_event('s', 't', 'x')) as inserted from generate_series(1, 2);
+update pgq.tick set tick_time = now() - interval '49.4 ms' where tick_queue = 3;
+select cardinality(tick_ids) as ticks from pgq._make_ticks(3, null, null, null);
+update pgq.tick set tick_time = now() - interval '49.5 ms' where tick_queue = 3;
+select cardinality(tick_ids) as ticks from pgq._make_ticks(3, null, null, null);
+rollback;
+
 -- damage of one queue is a warning, and the others get their ticks
 \o /dev/null
 update pgq.tick set tick_time = tick_time - interval '1 hour';

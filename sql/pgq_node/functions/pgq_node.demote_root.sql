@@ -43,6 +43,7 @@ begin
     end if;
 
     if i_step = 1 then
+        perform pgq._lock_ticks(q.queue_id);
         update pgq.queue set queue_disable_insert = true, queue_external_ticker = true
          where queue_name = i_queue_name;
         ret_note := 'Step 1: Writing disabled for: ' || i_queue_name;
