@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,6 +74,31 @@ struct State {
 struct Begun {
     running: Running,
     finished: bool,
+    of: Identity,
+}
+
+/// Which file it is: servers that write the same timeline have files of the same names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    written: (i64, i64),
+}
+
+impl Identity {
+    /// `None`: there is no such file, and the work on it will say so.
+    fn of(source: &Source) -> Option<Identity> {
+        let found = std::fs::metadata(&source.path).ok()?;
+        Some(Identity {
+            path: source.path.clone(),
+            device: found.dev(),
+            inode: found.ino(),
+            bytes: found.len(),
+            written: (found.mtime(), found.mtime_nsec()),
+        })
+    }
 }
 
 impl std::fmt::Debug for State {
@@ -135,28 +161,37 @@ impl Ahead {
         outcome
     }
 
-    /// Starts the work unless it is under way, and says whether it was finished.
+    /// Starts the work unless it is under way for this very file, and says whether it was finished.
     fn begin(&self, source: Source) -> (Running, bool) {
+        let of = Identity::of(&source);
         let mut state = self.lock();
-        if let Some(begun) = state.begun.get(&source.name) {
+        if let Some(begun) = state.begun.get(&source.name)
+            && Some(&begun.of) == of.as_ref()
+        {
             return (begun.running.clone(), begun.finished);
         }
         let name = source.name;
-        let this = self.clone();
-        let work = async move { this.work(source).await };
+        let (this, working_on) = (self.clone(), of.clone());
+        let work = async move { this.work(source, working_on).await };
         let running = work.boxed().shared();
-        let begun = Begun {
-            running: running.clone(),
-            finished: false,
-        };
-        state.begun.insert(name, begun);
         state.next.retain(|next| *next != name);
+        match of {
+            Some(of) => drop(state.begun.insert(
+                name,
+                Begun {
+                    running: running.clone(),
+                    finished: false,
+                    of,
+                },
+            )),
+            None => drop(state.begun.remove(&name)),
+        }
         drop(state);
         tokio::spawn(running.clone());
         (running, false)
     }
 
-    async fn work(self, source: Source) -> Outcome {
+    async fn work(self, source: Source, of: Option<Identity>) -> Outcome {
         let name = source.name;
         let dir = source.path.parent().map(Path::to_owned);
         let outcome = self.0.archiver.archive(source).await;
@@ -177,7 +212,9 @@ impl Ahead {
             }
             Err(_) => drop(figures.failures.fetch_add(1, Ordering::Relaxed)),
         }
-        if let Some(begun) = self.lock().begun.get_mut(&name) {
+        if let Some(begun) = self.lock().begun.get_mut(&name)
+            && Some(&begun.of) == of.as_ref()
+        {
             begun.finished = true;
         }
         let failed = outcome.is_err();

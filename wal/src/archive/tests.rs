@@ -352,6 +352,52 @@ async fn what_comes_next_is_archived_before_it_is_asked_for() {
     assert_eq!(files, 5, "each was worked on once");
 }
 
+/// Prevents: a server is told that its file is safe because another one's of that name is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_archived_ahead_is_no_answer_for_another_servers_file() {
+    let stage = Stage::new(1, 1);
+    let place = |dir: &str| {
+        let pg_wal = stage.dir.path().join(dir);
+        std::fs::create_dir_all(pg_wal.join("archive_status")).unwrap();
+        pg_wal
+    };
+    let (ours, theirs) = (place("ours"), place("theirs"));
+    let mut names = Vec::new();
+    for (dir, micros) in [(&ours, 1), (&theirs, 2)] {
+        names.clear();
+        for (name, bytes) in history(3, micros) {
+            std::fs::write(dir.join(&name), bytes).unwrap();
+            std::fs::write(dir.join(format!("archive_status/{name}.ready")), "").unwrap();
+            names.push(name);
+        }
+    }
+    let store = stage.dir.path().join("0");
+    let ahead = Ahead::new(stage.archiver, 16);
+    let ask = |text: &str, dir: &Path| Source {
+        path: dir.join(text),
+        name: name(text),
+    };
+    ahead.archive(ask(&names[0], &ours)).await.unwrap();
+    let last = store.join(layout::object_of(name(&names[2])).as_str());
+    for _ in 0..1000 {
+        if last.is_file() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    for asked in &names[1..] {
+        let error = ahead.archive(ask(asked, &theirs)).await.unwrap_err();
+        assert!(
+            matches!(
+                *error,
+                ArchiveError::Diverged { .. } | ArchiveError::Unlinked { .. }
+            ),
+            "{error}"
+        );
+        ahead.archive(ask(asked, &ours)).await.unwrap();
+    }
+}
+
 /// A segment that ends in the middle of a record, and the one with its rest.
 fn crossing(inserts: &[usize]) -> Vec<(String, Vec<u8>)> {
     let mut sample = Sample::new(Major::V17);
