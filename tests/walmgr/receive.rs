@@ -187,6 +187,41 @@ async fn the_slot_does_not_fill_the_primarys_disk() {
     receiver.ends_politely().await;
 }
 
+/// Prevents: a store that takes everything, only too slowly, fills the primary's disk.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_slow_store_is_told_of_and_does_not_fill_the_primarys_disk() {
+    let stage = Stage::new().await;
+    stage.configure_copy("receive_slot_limit = 2MiB");
+    stage.run("alter system set wal_keep_size = '1GB'").await;
+    stage.run("select pg_reload_conf()").await;
+    let slow = "store::piece_written=sleep(1000);durable::written=sleep(1000)";
+    let receiver = stage.copier("receive", &[("FAILPOINTS", slow)]);
+    let client = stage.client().await;
+    let slots = async || -> anyhow::Result<i64> {
+        let row = client
+            .query_one("select count(*) from pg_replication_slots", &[])
+            .await?;
+        Ok(row.get(0))
+    };
+    wait::until_eq("slots", 1, PATIENCE, slots).await.unwrap();
+    stage.segment(100).await;
+    in_step(&stage.server, &stage.store()).await;
+    for _ in 0..14 {
+        stage.segment(10_000).await;
+    }
+    logged(&stage, "more slowly than the server writes it").await;
+    wait::until_eq("slots", 0, PATIENCE, slots).await.unwrap();
+    logged(&stage, "dropped the replication slot").await;
+    drop(receiver);
+    // A long way to go is no reason to give the slot up.
+    let receiver = stage.copier("receive", &[]);
+    in_step(&stage.server, &stage.store()).await;
+    wait::until_eq("slots", 1, PATIENCE, slots).await.unwrap();
+    assert!(same(&wal_in(&stage.store(), 1).await, 1, &stage.server) >= 8);
+    receiver.ends_politely().await;
+}
+
 #[tokio::test]
 async fn another_cluster_is_refused() {
     let stage = stage().await;

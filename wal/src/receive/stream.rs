@@ -24,6 +24,8 @@ const SILENCE: Duration = Duration::from_secs(20);
 const TEND: Duration = Duration::from_millis(100);
 /// How long a polite end may take.
 const LEAVE: Duration = Duration::from_secs(5);
+/// Segments that stores may lack without being slow.
+const UNDER_WAY: u64 = 8;
 /// Stores that lack less than this have caught up.
 const CAUGHT_UP: u64 = 1 << 20;
 
@@ -38,6 +40,30 @@ pub(super) enum Ended {
 struct Heard {
     server_end: Lsn,
     wants_reply: bool,
+}
+
+/// What the slot holds on the server. It may be much when a stream begins, after the receiver was away; then it has to
+/// become less.
+#[derive(Default)]
+struct Backlog {
+    least: Option<u64>,
+    alarmed: bool,
+}
+
+impl Backlog {
+    /// By how much it is more than the least there was.
+    fn grown(&mut self, held: u64) -> u64 {
+        let least = self.least.get_or_insert(held);
+        *least = held.min(*least);
+        held - *least
+    }
+
+    /// Whether somebody has to be told now: once each time that half of the limit is passed.
+    fn alarms(&mut self, grown: u64, limit: u64) -> bool {
+        let was = self.alarmed;
+        self.alarmed = grown > limit / if was { 4 } else { 2 };
+        self.alarmed && !was
+    }
 }
 
 impl Heard {
@@ -93,6 +119,7 @@ impl Receiver {
         // Since when something has been waiting to be made durable.
         let mut waiting_since: Option<Instant> = None;
         let mut last_publish = Duration::ZERO;
+        let mut backlog = Backlog::default();
         loop {
             let mut silent = false;
             let mut ended = None;
@@ -171,7 +198,7 @@ impl Receiver {
                 copy.send_status(&positions(tail, self.reported), reply).await?;
                 fail::fail_point!("receive::reported");
             }
-            self.check_slot(tail, heard.server_end, slot.is_some())?;
+            self.check_slot(tail, heard.server_end, slot.is_some(), &mut backlog)?;
         }
     }
 
@@ -207,22 +234,37 @@ impl Receiver {
         Ok(result?)
     }
 
-    fn check_slot(&mut self, tail: &Tail, server_end: Lsn, used: bool) -> Result<(), ReceiveError> {
+    fn check_slot(
+        &mut self,
+        tail: &Tail,
+        server_end: Lsn,
+        used: bool,
+        backlog: &mut Backlog,
+    ) -> Result<(), ReceiveError> {
         let (Some(slot), Some(limit)) = (&self.settings.slot, self.settings.slot_limit) else {
             return Ok(());
         };
-        let held = server_end
-            .bytes_since(self.reported)
-            .filter(|_| self.reported.is_valid());
-        let held = held.unwrap_or(0);
-        if used && !tail.is_whole() && held > limit {
+        if !server_end.is_valid() || !self.reported.is_valid() {
+            return Ok(());
+        }
+        let held = server_end.bytes_since(self.reported).unwrap_or(0);
+        let grown = backlog.grown(held);
+        // A few segments are under way wherever the server writes much.
+        let bound = limit.max(UNDER_WAY * tail.segment_bytes());
+        if used && held > limit && (!tail.is_whole() || grown > bound) {
             return Err(ReceiveError::SlotLimit {
                 slot: slot.clone(),
                 held,
                 limit,
             });
         }
-        if !used && tail.is_whole() && self.reported.is_valid() && held < CAUGHT_UP {
+        if used && backlog.alarms(grown, bound) {
+            tracing::warn!(
+                %slot, held, limit,
+                "the stores take WAL more slowly than the server writes it; above the limit the slot is dropped"
+            );
+        }
+        if !used && tail.is_whole() && held < CAUGHT_UP {
             self.without_slot = false;
             return Err(ReceiveError::Again);
         }

@@ -3,7 +3,7 @@
 //! | at | size | |
 //! |---|---|---|
 //! | 0 | 4 | magic `SkPc` |
-//! | 4 | 4 | bytes of the piece |
+//! | 4 | 4 | bytes of the piece; 0: a mark, which says that all before it was durable |
 //! | 8 | 8 | bytes of all pieces before it |
 //! | 16 | 4 | CRC-32C of the 16 bytes before, then of the piece |
 
@@ -27,6 +27,11 @@ impl Piece {
         self.offset + self.length
     }
 
+    /// Says that the pieces before it were durable; it has no bytes.
+    pub fn is_mark(&self) -> bool {
+        self.length == 0
+    }
+
     /// The whole piece whose header is at `offset`, if there is one.
     pub fn parse(file: &[u8], offset: usize) -> Option<Piece> {
         let (header, rest) = file.get(offset..)?.split_first_chunk::<HEADER>()?;
@@ -37,7 +42,6 @@ impl Piece {
         let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
         let data = rest.get(..length)?;
         let sound = *magic == MAGIC
-            && length > 0
             && crc32c::crc32c_append(crc32c::crc32c(file.get(offset..offset + HEADER - 4)?), data) == crc;
         sound.then_some(Piece {
             at: u64::from_le_bytes(*at),
@@ -45,6 +49,11 @@ impl Piece {
             offset: offset + HEADER,
         })
     }
+}
+
+/// What stands behind the last piece.
+pub fn mark(bytes: u64) -> [u8; HEADER] {
+    header(bytes, &Content::new(&b""[..]))
 }
 
 pub fn header(at: u64, piece: &Content) -> [u8; HEADER] {

@@ -264,8 +264,12 @@ impl Tail {
         self.current.start
     }
 
+    pub fn segment_bytes(&self) -> u64 {
+        self.settings.identity.segment_size.bytes()
+    }
+
     pub fn segment_end(&self) -> Lsn {
-        Lsn::new(self.current.start.as_u64() + self.settings.identity.segment_size.bytes())
+        Lsn::new(self.current.start.as_u64() + self.segment_bytes())
     }
 
     /// The end of the last whole record that was taken.

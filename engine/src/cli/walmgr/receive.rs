@@ -4,7 +4,7 @@ use skytide_wal::receive::{ReceiveError, Receiver, Settings};
 use skytide_wal::tail::TailError;
 use tracing::info;
 
-use super::window::Live;
+use super::window::{Live, SlotWanted};
 use super::{archive, store};
 use crate::cli::failure::{Advice, Failure};
 use crate::cli::{Context, Outcome};
@@ -42,7 +42,9 @@ pub async fn run(
         let live = Live {
             window: &window,
             phase: receiver.phase(),
-            wants_slot: settings.receive.slot.is_some(),
+            slot: settings.receive.slot.as_ref().map(|_| SlotWanted {
+                limit: settings.receive.slot_limit,
+            }),
         };
         let stop = context.shutdown.child_token();
         let work = receiver.run(stop.clone().cancelled_owned());

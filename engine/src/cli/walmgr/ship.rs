@@ -42,7 +42,7 @@ pub async fn run(
         let live = Live {
             window: &window,
             phase: shipper.phase(),
-            wants_slot: false,
+            slot: None,
         };
         let stop = context.shutdown.child_token();
         let work = shipper.run(stop.clone().cancelled_owned());

@@ -15,6 +15,7 @@ use tracing::{error, info};
 use super::daemon::tick;
 use super::reload;
 use crate::config::settings::WalmgrSettings;
+use crate::config::unit::show_size;
 use crate::daemon::Daemon;
 use crate::daemon::health::Health;
 use crate::metrics as names;
@@ -25,7 +26,7 @@ const FIGURES: Duration = Duration::from_secs(1);
 pub struct Live<'a> {
     pub window: &'a Window,
     pub phase: watch::Receiver<Phase>,
-    pub wants_slot: bool,
+    pub slot: Option<SlotWanted>,
 }
 
 impl Live<'_> {
@@ -76,10 +77,10 @@ impl Live<'_> {
         let streams = matches!(phase, Phase::Streaming { .. });
         gauge!(names::WAL_RECEIVING).set(f64::from(u8::from(streams)));
         match phase {
-            Phase::Streaming { slot: false, .. } if self.wants_slot => health.waiting(
+            Phase::Streaming { slot: false, .. } if self.slot.is_some() => health.waiting(
                 "the slot was dropped at its limit; it is made again when the stores have caught up",
             ),
-            Phase::Streaming { .. } => judge(self.window, health),
+            Phase::Streaming { .. } => judge(self.window, self.slot, health),
             Phase::Connecting => health.waiting("connecting to the server"),
             Phase::Waiting { why } => health.waiting(why),
         }
@@ -103,13 +104,31 @@ fn unix_seconds(time: Timestamp) -> Option<f64> {
     Some(since.ok()?.as_secs_f64())
 }
 
-/// Ready while every store takes WAL.
-fn judge(window: &Window, health: &Health) {
+/// A slot is to be used, and dropped when it holds so many bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct SlotWanted {
+    pub limit: Option<u64>,
+}
+
+/// Ready while every store takes WAL, and none is so far behind that the slot may be lost.
+fn judge(window: &Window, slot: Option<SlotWanted>, health: &Health) {
+    let limit = slot.and_then(|slot| slot.limit);
     let trouble = window.stores().into_iter().find_map(|store| {
         let StoreWindow {
-            location, trouble, ..
+            location,
+            trouble,
+            bytes,
+            ..
         } = store;
-        trouble.map(|why| format!("store {location} takes no WAL: {why}"))
+        match (trouble, limit) {
+            (Some(why), _) => Some(format!("store {location} takes no WAL: {why}")),
+            (None, Some(limit)) if bytes > limit / 2 => Some(format!(
+                "store {location} is {} behind the server; at {} the slot is dropped",
+                show_size(bytes),
+                show_size(limit)
+            )),
+            (None, _) => None,
+        }
     });
     match trouble {
         Some(why) => health.waiting(why),

@@ -207,8 +207,8 @@ pub static WALMGR: Table = Table {
                     "receive_slot_limit",
                     Kind::Size,
                     Value("16GiB"),
-                    "When stores take no WAL and the slot holds more than this on the server, the slot is dropped, so \
-                     that the server's disk is not filled; 0 for never.",
+                    "When stores take no WAL, or take it too slowly, and the slot holds more than this on the server, the \
+                     slot is dropped, so that the server's disk is not filled; 0 for never.",
                 ),
                 key(
                     "receive_status_interval",

@@ -1,7 +1,9 @@
 //! The file of a partial: [pieces](super::super::piece) one after the other.
 //!
 //! The file ends after the last piece that is whole. What follows it was being written when the writer died,
-//! and is cut by the next one; but if a whole piece comes after it, the file is damaged.
+//! and is cut by the next one; but if a whole piece comes after it, the file is damaged. So that this is seen of the
+//! last piece too, a mark is written behind it when it is on disk, and the next piece over the mark. The mark
+//! itself is not waited for: while it is not on disk, damage of the last piece looks like a torn one.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read};
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::super::piece::{HEADER, MAGIC, Piece, framed, header};
+use super::super::piece::{HEADER, MAGIC, Piece, framed, header, mark};
 use super::super::{Content, MAX_OBJECT_BYTES, PartialName, StoreError};
 use crate::durable::{self, Attach};
 
@@ -19,7 +21,7 @@ fn scan(file: &[u8]) -> Result<Vec<Piece>, usize> {
     let mut pieces: Vec<Piece> = Vec::new();
     let mut bytes = 0;
     let mut end = 0;
-    while let Some(piece) = Piece::parse(file, end).filter(|piece| piece.at == bytes) {
+    while let Some(piece) = Piece::parse(file, end).filter(|piece| piece.at == bytes && !piece.is_mark()) {
         bytes += piece.length as u64;
         end = piece.end();
         pieces.push(piece);
@@ -212,7 +214,10 @@ impl PieceFile {
             file,
             state: State::New,
         };
-        if content.len() as u64 > opened.end {
+        let rest = content
+            .get(usize::try_from(opened.end).unwrap_or(0)..)
+            .unwrap_or_default();
+        if !rest.is_empty() && rest != mark(opened.bytes) {
             tracing::warn!(
                 partial = %name,
                 bytes = content.len() as u64 - opened.end,
@@ -222,6 +227,7 @@ impl PieceFile {
         }
         // A killed writer may have left whole pieces that it never made durable; they count from here on.
         opened.file.sync_all().to("fsync", path).map_err(failed)?;
+        opened.write_mark();
         Ok(opened)
     }
 
@@ -266,7 +272,17 @@ impl PieceFile {
         self.last = Some((at, self.end + HEADER as u64));
         self.end += HEADER as u64 + piece.len();
         self.bytes += piece.len();
+        self.write_mark();
         Ok(self.bytes)
+    }
+
+    /// The pieces are on disk. It is only for whoever finds the last of them damaged, so nothing depends on it.
+    fn write_mark(&self) {
+        if self.bytes > 0
+            && let Err(error) = self.file.write_all_at(&mark(self.bytes), self.end)
+        {
+            tracing::debug!(partial = %self.name, %error, "the end of a partial is not marked");
+        }
     }
 
     fn write(&self, at: u64, piece: &Content) -> io::Result<()> {
@@ -306,6 +322,7 @@ impl PieceFile {
 mod tests {
     use super::*;
 
+    /// Of 3 and 5 bytes.
     fn two_pieces() -> Vec<u8> {
         let mut file = Vec::new();
         for (at, data) in [(0, &b"one"[..]), (3, b"three")] {
@@ -327,12 +344,58 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_in_a_piece_with_a_successor_is_damage() {
-        let file = two_pieces();
-        for at in 0..(HEADER + 3) * 8 {
+    fn every_flipped_bit_in_a_piece_that_was_durable_is_damage() {
+        let mut file = two_pieces();
+        let second = HEADER + 3;
+        let end = file.len();
+        file.extend(mark(8));
+        assert_eq!(scan(&file).unwrap().len(), 2, "a mark is no piece");
+        for at in 0..end * 8 {
             let mut damaged = file.clone();
             damaged[at / 8] ^= 1 << (at % 8);
-            assert_eq!(scan(&damaged), Err(0), "bit {at}");
+            let piece = if at / 8 < second { 0 } else { second };
+            assert_eq!(scan(&damaged), Err(piece), "bit {at}");
         }
+        // A damaged mark is none.
+        for at in end * 8..file.len() * 8 {
+            let mut damaged = file.clone();
+            damaged[at / 8] ^= 1 << (at % 8);
+            assert_eq!(scan(&damaged).unwrap().len(), 2, "bit {at}");
+        }
+    }
+
+    #[test]
+    fn the_end_is_marked_when_it_is_durable_and_moves_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p");
+        let name = PartialName::new("00000001/000000010000000000000001").unwrap();
+        let mut file = PieceFile::open("here", &path, &name).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"", "nothing to vouch for");
+        let mut wanted = Vec::new();
+        for (at, data) in [(0, &b"one"[..]), (3, b"three")] {
+            let piece = Content::new(data);
+            file.append(at, &piece).unwrap();
+            wanted.extend(framed(at, &piece));
+            let marked = [&wanted[..], &mark(at + data.len() as u64)].concat();
+            assert_eq!(std::fs::read(&path).unwrap(), marked);
+        }
+        drop(file);
+        let file = PieceFile::open("here", &path, &name).unwrap();
+        assert_eq!(file.read(0).unwrap().unwrap().len(), 2);
+        assert_eq!(bytes("here", &path, &name).unwrap(), Some(8));
+        drop(file);
+        let mut damaged = std::fs::read(&path).unwrap();
+        let last = wanted.len() - 1;
+        damaged[last] ^= 1;
+        std::fs::write(&path, &damaged).unwrap();
+        assert!(matches!(
+            read("here", &path, &name, 0),
+            Err(StoreError::Damaged { .. })
+        ));
+        assert!(matches!(
+            PieceFile::open("here", &path, &name),
+            Err(StoreError::Damaged { .. })
+        ));
+        assert_eq!(std::fs::read(&path).unwrap(), damaged, "nothing was cut");
     }
 }
