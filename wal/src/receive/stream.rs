@@ -304,3 +304,20 @@ fn positions(tail: &Tail, flush: Lsn) -> Positions {
         apply: Lsn::INVALID,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_counts_from_the_least_there_was_and_alarms_once() {
+        let mut backlog = Backlog::default();
+        assert_eq!(backlog.grown(1000), 0, "the receiver was away");
+        assert_eq!(backlog.grown(400), 0);
+        assert_eq!(backlog.grown(460), 60);
+        let alarms: Vec<bool> = [60, 40, 51, 80, 26, 51, 25, 51]
+            .map(|grown| backlog.alarms(grown, 100))
+            .to_vec();
+        assert_eq!(alarms, [true, false, false, false, false, false, false, true]);
+    }
+}
