@@ -1,6 +1,7 @@
 //! Faults as a user meets them: exit code, object and fix in the message, nothing changed, and the doctor
 //! that finds them beforehand. docs/faults.md lists them.
 
+mod schemas;
 mod stage;
 
 use skytide_fixtures::server::{Options, Server};
@@ -116,6 +117,9 @@ async fn a_table_without_usable_replica_identity_is_refused_with_the_alter_table
             "create table nokey (id int); \
              create table nothing (id int primary key); alter table nothing replica identity nothing; \
              create table late (id int primary key deferrable); \
+             create table full_late (id int primary key deferrable initially deferred); \
+             alter table full_late replica identity full; \
+             create table made (id int, g int generated always as (id * 2) stored primary key); \
              create unlogged table lost (id int primary key)",
         )
         .await;
@@ -130,8 +134,19 @@ async fn a_table_without_usable_replica_identity_is_refused_with_the_alter_table
     );
     refused(
         "late",
-        &["deferrable", "alter table public.late replica identity full"],
+        &[
+            "deferrable",
+            "alter table public.late drop constraint late_pkey, add constraint late_pkey PRIMARY KEY (id)",
+        ],
     );
+    refused(
+        "full_late",
+        &[
+            "Only deferrable keys",
+            "drop constraint full_late_pkey, add constraint",
+        ],
+    );
+    refused("made", &["generated column g", "replica identity using index"]);
     refused("lost", &["alter table public.lost set logged"]);
     assert_eq!(
         stage

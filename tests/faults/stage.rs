@@ -267,6 +267,22 @@ impl Stage {
         self.on(database).await.query_one(sql, &[]).await.unwrap().get(0)
     }
 
+    pub async fn text(&self, database: &str, sql: &str) -> String {
+        self.on(database).await.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    /// Waits until the leaf's text is `wanted`.
+    pub async fn leaf_says(&self, sql: &str, wanted: &str) {
+        let client = self.on("leaf").await;
+        let read = async || {
+            let text: Option<String> = client.query_one(sql, &[]).await?.get(0);
+            Ok(text.unwrap_or_default())
+        };
+        if let Err(e) = wait::until_eq(sql, wanted.to_owned(), PATIENCE, read).await {
+            panic!("{e}\n{}", self.log());
+        }
+    }
+
     /// Waits until the leaf's answer is `wanted`.
     pub async fn leaf_gets(&self, sql: &str, wanted: i64) {
         let client = self.on("leaf").await;

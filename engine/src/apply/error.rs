@@ -43,8 +43,16 @@ pub enum ApplyError {
         quoted: String,
         column: String,
     },
-    #[error("a row of table {0} has a null in its key")]
-    NullKey(TableName),
+    #[error(
+        "a row of table {0} has a null in the columns of the unique index by which rows are found here; run on both \
+         sides: alter table {1} add primary key (…), or create a unique index of columns that are never null"
+    )]
+    NullKey(TableName, String),
+    #[error(
+        "two rows of table {0} had one key for a moment, so that changes cannot be told apart by it; make the key not \
+         deferrable on the provider: alter table {1} drop constraint …, add constraint …"
+    )]
+    SharedKey(TableName, String),
     #[error("a row of table {table} has {found} columns where {expected} are described")]
     ColumnCount {
         table: TableName,

@@ -214,7 +214,7 @@ impl Applier {
                     exact = true;
                     self.exact.note(table)
                 }
-                ApplyError::Table { error, .. } => {
+                ApplyError::Table { error, .. } | ApplyError::Session { error, .. } => {
                     may_be_new_shape(error) && !std::mem::replace(&mut tried_new_shape, true)
                 }
                 _ => false,
@@ -257,8 +257,7 @@ impl Applier {
             let planned = planner.run(&source, &targets, &exact, &sender);
             (planner, source, planned)
         });
-        let begin = "begin; set constraints all deferred".to_owned();
-        self.session.command("begin", begin).await;
+        self.session.begin().await;
         let mut report = Report::default();
         let received = self.receive(receiver, &mut report).await;
         let (planner, source, planned) = thread
@@ -342,9 +341,10 @@ impl Applier {
         if finish.is_empty() {
             self.answers(report).await?;
         }
-        let mut last = finish.join(";\n");
-        last.push_str(";\ncommit");
-        self.session.command("commit", last).await;
+        let unaltered = self.session.unaltered();
+        let mut last: Vec<&str> = finish.iter().chain(&unaltered).map(String::as_str).collect();
+        last.push("commit");
+        self.session.command("commit", last.join(";\n")).await;
         self.answers(report).await?;
         fail::fail_point!("apply::after_commit");
         report.rows_in = planned.rows_in;

@@ -65,6 +65,8 @@ pub(super) enum Refused {
     OtherFormat,
     NullKey,
     NoKey,
+    /// The row is not the one that earlier changes left at this key: two rows had the key for a moment.
+    OtherRow,
     ColumnCount(usize),
     /// An insert lacks this column's value.
     NotSent(usize),
@@ -97,6 +99,13 @@ pub(super) enum WholeUpdates {
     Replace,
     /// Every column is part of the key: there is nothing to set.
     Nothing,
+}
+
+fn full_image(old: OldRow<'_>) -> Option<&[u8]> {
+    match old {
+        OldRow::Full(row) => Some(row.as_bytes()),
+        OldRow::Key(_) => None,
+    }
 }
 
 #[derive(Debug)]
@@ -209,6 +218,7 @@ impl Net {
     }
 
     pub fn delete(&mut self, old: OldRow<'_>) -> Result<Taken, Refused> {
+        let full = full_image(old);
         let (OldRow::Key(old) | OldRow::Full(old)) = old;
         self.check(&old)?;
         self.need_key()?;
@@ -218,6 +228,7 @@ impl Net {
         if !added && self.positions[at].row == Row::Gone {
             return Ok(Taken::RowWasGone);
         }
+        self.check_row(at, full)?;
         self.vacate(at);
         Ok(Taken::Yes)
     }
@@ -238,6 +249,7 @@ impl Net {
         let whole = self.read(new, Some(old_tuple))?;
         std::mem::swap(&mut self.scratch, &mut self.other_key);
         let (from, added) = self.find_or_add(true)?;
+        self.check_row(from, full_image(old))?;
         let there = added || self.positions[from].row != Row::Gone;
         let to = if there && self.scratch != self.other_key {
             std::mem::swap(&mut self.scratch, &mut self.other_key);
@@ -246,6 +258,15 @@ impl Net {
             from
         };
         self.change(from, to, added, new, whole, Some(old))
+    }
+
+    /// With identity FULL the provider sends the whole row as it was, and its key may have been another row's too, as
+    /// where the key is deferrable.
+    fn check_row(&self, at: usize, old: Option<&[u8]>) -> Result<(), Refused> {
+        match (self.positions[at].row, old) {
+            (Row::Whole(image), Some(old)) if self.bytes_of(image) != old => Err(Refused::OtherRow),
+            _ => Ok(()),
+        }
     }
 
     fn need_key(&self) -> Result<(), Refused> {

@@ -522,7 +522,8 @@ fn explain(refused: Refused, shape: &Shape) -> ApplyError {
     let table = shape.dest.clone();
     let quoted = shape.relation.table.quoted();
     match refused {
-        Refused::NullKey => ApplyError::NullKey(table),
+        Refused::NullKey => ApplyError::NullKey(table, quoted),
+        Refused::OtherRow => ApplyError::SharedKey(table, quoted),
         Refused::NoKey => ApplyError::NoIdentity(table, quoted),
         Refused::ColumnCount(found) => ApplyError::ColumnCount {
             table,

@@ -1,7 +1,26 @@
 //! What the applier asks the subscriber's catalogs.
 
-/// A table's columns, domains resolved to their base types. $1 schema, $2 table.
-pub(super) const COLUMNS: &str = "
+use skytide_sql::Oid;
+use skytide_sql::ident::quote_literal;
+use tokio_postgres::error::SqlState;
+
+/// What a table's columns are: another text after each ALTER that matters to rows.
+macro_rules! signature {
+    ($oid:literal) => {
+        concat!(
+            "(select md5(string_agg(concat_ws(' ', x.attnum, x.attname, x.atttypid, x.atttypmod, \
+                                              x.attgenerated, x.attidentity), ',' order by x.attnum)) \
+                from pg_catalog.pg_attribute x \
+               where x.attrelid = ",
+            $oid,
+            " and x.attnum > 0 and not x.attisdropped)"
+        )
+    };
+}
+
+/// A table's columns, domains resolved to their base types, and their signature. $1 schema, $2 table.
+pub(super) const COLUMNS: &str = concat!(
+    "
 with recursive cols as (
     select c.oid as table_oid, c.relkind = 'p' as partitioned, a.attnum, a.attname,
            a.attgenerated <> '' as generated, a.attidentity = 'a' as identity_always,
@@ -19,13 +38,37 @@ with recursive cols as (
       join pg_catalog.pg_type t on t.oid = cols.typbasetype
      where cols.typtype = 'd'
 )
-select table_oid, partitioned, attname::text, generated, identity_always, type_name, base
+select table_oid, partitioned, attname::text, generated, identity_always, type_name, base, ",
+    signature!("cols.table_oid"),
+    "
   from cols
  where typtype <> 'd'
- order by attnum";
+ order by attnum"
+);
 
-/// A table's unique indexes that can find a row: columns with their equality operators, the primary
-/// key first. $1 table oid.
+/// Fails if a table is not what it was when its shape was read. For the end of a transaction that has written to the
+/// tables: nobody can alter them any more. COPY's binary form names no types, so that the server would take the bytes
+/// of one type for another of its size.
+pub(super) fn unaltered<'a>(tables: impl Iterator<Item = (Oid, &'a str)>) -> Option<String> {
+    let tables: Vec<String> = tables
+        .map(|(oid, signature)| format!("({}::oid, {})", oid.get(), quote_literal(signature)))
+        .collect();
+    (!tables.is_empty()).then(|| {
+        let altered = signature!("v.o");
+        format!(
+            "do $skytide$ declare l_altered text; begin \
+             select v.o::regclass::text into l_altered from (values {}) v (o, s) where v.s is distinct from {altered}; \
+             if found then raise exception 'table % was altered meanwhile', l_altered using errcode = '{}'; end if; \
+             end $skytide$",
+            tables.join(", "),
+            SqlState::FEATURE_NOT_SUPPORTED.code(),
+        )
+    })
+}
+
+/// A table's unique indexes that can find a row: columns with their equality operators, the primary key first, then
+/// those without nulls. Not the deferrable ones: nothing checks them where session_replication_role is replica, so that
+/// two rows may have one key for good. $1 table oid.
 pub(super) const UNIQUE_INDEXES: &str = "
 select array_agg(a.attname::text order by k.n),
        array_agg(format('operator(%I.%s)', n.nspname, o.oprname) order by k.n)
@@ -37,9 +80,10 @@ select array_agg(a.attname::text order by k.n),
        and s.amoplefttype = c.opcintype and s.amoprighttype = c.opcintype
   join pg_catalog.pg_operator o on o.oid = s.amopopr
   join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
- where i.indrelid = $1 and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
+ where i.indrelid = $1 and i.indisunique and i.indimmediate and i.indisvalid
+   and i.indpred is null and i.indexprs is null
  group by i.indexrelid, i.indisprimary
- order by i.indisprimary desc, i.indexrelid";
+ order by i.indisprimary desc, bool_and(a.attnotnull) desc, i.indexrelid";
 
 /// How a type's binary form names other types. $1 type oid.
 pub(super) const TYPE: &str = "

@@ -44,6 +44,8 @@ pub(super) struct Session {
     next_stage: u64,
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
+    /// Tables that the transaction has written to.
+    written: HashMap<Oid, Arc<Shape>>,
 }
 
 /// A connection on which triggers and foreign keys do not act, as for all replicated rows.
@@ -160,6 +162,7 @@ impl Session {
             next_stage: 0,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
+            written: HashMap::new(),
         })
     }
 
@@ -180,6 +183,18 @@ impl Session {
     /// others are in flight: a COPY among them would wait for its data behind it.
     pub fn is_ready_for(&self, op: &Op) -> bool {
         matches!(op, Op::Work(work) if self.statements.contains_key(&(work.form.id, work.way)))
+    }
+
+    /// Begins a transaction.
+    pub async fn begin(&mut self) {
+        self.written.clear();
+        let begin = "begin; set constraints all deferred".to_owned();
+        self.command("begin", begin).await;
+    }
+
+    /// A statement that fails if a table is not what its rows were made for.
+    pub fn unaltered(&self) -> Option<String> {
+        queries::unaltered(self.written.iter().map(|(oid, shape)| (*oid, &*shape.signature)))
     }
 
     /// Sends statements without rows.
@@ -223,6 +238,7 @@ impl Session {
             }
             .boxed(),
         };
+        self.written.insert(form.shape.table_oid, form.shape.clone());
         let sent = Sent::Rows {
             shape: form.shape.clone(),
             action: form.action,

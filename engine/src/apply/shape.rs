@@ -19,6 +19,8 @@ pub(super) struct Shape {
     pub dest: TableName,
     pub table_oid: Oid,
     pub partitioned: bool,
+    /// What the subscriber's columns were; see [`queries::SIGNATURE`].
+    pub signature: String,
     /// By the provider's column number; none if the subscriber has no such column to write.
     pub columns: Vec<Option<Local>>,
     /// Numbers of the key's columns, ascending.
@@ -26,6 +28,8 @@ pub(super) struct Shape {
     pub whole_updates: WholeUpdates,
     /// Provider's columns that the subscriber's table lacks.
     pub ignored: Vec<String>,
+    /// The subscriber's columns that the provider's table lacks and that may be written; quoted.
+    pub others: Vec<String>,
 }
 
 /// The subscriber's column a value goes to.
@@ -38,7 +42,7 @@ pub(super) struct Local {
     pub binary: Oid,
     /// Binary values are of the column's type, or of the one below its domain.
     pub same_type: bool,
-    /// May stand in an UPDATE's SET.
+    /// May stand in an UPDATE's SET; else a row with a new value is deleted and inserted.
     pub settable: bool,
     /// The equality that the key's index knows; empty for columns outside the key.
     pub equals: String,
@@ -65,6 +69,7 @@ impl Shape {
             return Err(ApplyError::NoTable(dest));
         };
         let (table_oid, partitioned): (u32, bool) = (first.get(0), first.get(1));
+        let signature: String = first.get(7);
         let mut columns = Vec::with_capacity(relation.columns.len());
         let mut ignored = Vec::new();
         let mut always_identity = Vec::new();
@@ -108,6 +113,13 @@ impl Shape {
         let indexes: Vec<(Vec<String>, Vec<String>)> =
             indexes.iter().map(|row| (row.get(0), row.get(1))).collect();
         let key = find_key(&relation, &dest, &mut columns, &indexes)?;
+        let others = rows
+            .iter()
+            .filter(|row| !row.get::<_, bool>(3))
+            .map(|row| row.get::<_, &str>(2))
+            .filter(|name| relation.columns.iter().all(|column| column.name != *name))
+            .map(quote_ident)
+            .collect();
         let nothing_to_set = columns
             .iter()
             .enumerate()
@@ -123,6 +135,8 @@ impl Shape {
             relation,
             table_oid: Oid::new(table_oid),
             partitioned,
+            signature,
+            others,
             columns,
             key,
             whole_updates,

@@ -64,16 +64,16 @@ impl Form {
             Action::Insert => Box::default(),
             _ => shape.key.iter().filter_map(key_type).collect(),
         };
-        let used = |at: usize, local: &Local| match action {
+        let used = |at: usize| match action {
             Action::Delete => false,
-            Action::Update => sent(at) && local.settable && !shape.key.contains(&at),
-            Action::Rekey => sent(at) && local.settable,
+            Action::Update => sent(at) && !shape.key.contains(&at),
+            Action::Rekey => sent(at),
             Action::Insert => true,
         };
         let take: Box<[Option<Oid>]> = (0..)
             .zip(&shape.columns)
             .map(|(at, local)| match local {
-                Some(local) if used(at, local) => Some(stage_type(at, local)),
+                Some(local) if used(at) => Some(stage_type(at, local)),
                 _ => None,
             })
             .collect();
@@ -127,6 +127,43 @@ impl Form {
         };
         match self.action {
             Action::Delete => format!("delete from {table} as t using {from} where {}", matching()),
+            Action::Update | Action::Rekey if self.replaces() => {
+                // The row's other values, and those that were sent, under names of ours.
+                let columns = self.shape.columns.iter().zip(&self.take);
+                let kept = columns
+                    .filter(|(_, taken)| taken.is_none())
+                    .filter_map(|(local, _)| local.as_ref());
+                let kept: Vec<&String> = kept.map(|local| &local.name).chain(&self.shape.others).collect();
+                let sent = self.taken().enumerate().map(|(n, (at, oid, local))| {
+                    let value = self.value_in("d", keys + n, local, oid, same_type(&self.shape, at));
+                    (&local.name, value)
+                });
+                let over = kept
+                    .iter()
+                    .enumerate()
+                    .map(|(n, name)| (*name, format!("d.k{n}")));
+                let (names, values): (Vec<_>, Vec<_>) = sent
+                    .chain(over)
+                    .map(|(name, value)| (name.as_str(), value))
+                    .unzip();
+                let returned: Vec<String> = (keys..self.stage.len())
+                    .map(|n| format!("s.c{n} as c{n}"))
+                    .chain(
+                        kept.iter()
+                            .enumerate()
+                            .map(|(n, name)| format!("t.{name} as k{n}")),
+                    )
+                    .collect();
+                format!(
+                    "with d as (delete from {table} as t using {from} where {} returning {}) \
+                     insert into {} ({}) overriding system value select {} from d",
+                    matching(),
+                    returned.join(", "),
+                    self.shape.dest.quoted(),
+                    names.join(", "),
+                    values.join(", ")
+                )
+            }
             Action::Update | Action::Rekey => {
                 let set: Vec<_> = values()
                     .map(|(name, value)| format!("{name} = {value}"))
@@ -155,11 +192,24 @@ impl Form {
         format!("copy {table} ({}) from stdin (format {format})", names.join(", "))
     }
 
+    /// True of an update that sets a column which cannot be set: GENERATED ALWAYS AS IDENTITY. Only some of the row's
+    /// values were sent, so the others are taken over from the row that is deleted.
+    fn replaces(&self) -> bool {
+        self.taken().any(|(_, _, local)| !local.settable)
+    }
+
     fn value(&self, n: usize, local: &Local, staged: Oid, same_type: bool) -> String {
+        self.value_in("s", n, local, staged, same_type)
+    }
+
+    /// A value of another type goes through its text, as in the initial copy: a cast could round it or cut it off.
+    fn value_in(&self, stage: &str, n: usize, local: &Local, staged: Oid, same_type: bool) -> String {
         if staged == local.binary && same_type {
-            format!("s.c{n}")
+            format!("{stage}.c{n}")
+        } else if staged == TEXT {
+            format!("{stage}.c{n}::{}", local.type_name)
         } else {
-            format!("s.c{n}::{}", local.type_name)
+            format!("{stage}.c{n}::text::{}", local.type_name)
         }
     }
 

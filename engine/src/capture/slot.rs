@@ -226,7 +226,7 @@ pub async fn unpublish(client: &Client, publication: &str, table: &TableName) ->
 
 /// Whether binary column values mean the same on both sides. Those of composite and range types of the
 /// user's carry type oids, which differ between databases. (So do arrays of user types, in one known
-/// place: apply mends that.)
+/// place: apply mends that.) And some types, of the server's too, have no binary form.
 pub async fn binary_is_portable(provider: &Client, publication: &str) -> Result<bool, tokio_postgres::Error> {
     let row = provider
         .query_one(
@@ -236,10 +236,55 @@ pub async fn binary_is_portable(provider: &Client, publication: &str) -> Result<
                  join pg_catalog.pg_attribute a on a.attrelid = r.prrelid \
                  join pg_catalog.pg_type t on t.oid = a.atttypid \
                  left join pg_catalog.pg_type e on e.oid = t.typelem \
-                 where p.pubname = $1 and a.attnum > 0 and not a.attisdropped and t.oid >= 16384 \
-                   and (t.typtype in ('c', 'r', 'm') or e.typtype in ('c', 'r', 'm')))",
+                 where p.pubname = $1 and a.attnum > 0 and not a.attisdropped \
+                   and (t.oid >= 16384 and (t.typtype in ('c', 'r', 'm') or e.typtype in ('c', 'r', 'm')) \
+                        or t.typsend = 0 or t.typreceive = 0 \
+                        or t.typcategory = 'A' and (e.typsend = 0 or e.typreceive = 0)))",
             &[&publication],
         )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Whether columns of the provider's own types, of which the stream tells no more than a number, are of a type of the
+/// same name on the subscriber, below domains. Else the bytes of one type would be taken for another's.
+pub async fn binary_fits(
+    provider: &Client,
+    subscriber: &Client,
+    queue: &QueueName,
+) -> Result<bool, tokio_postgres::Error> {
+    // Of a column, the type below its domains.
+    const BASE: &str = "cross join lateral ( \
+         with recursive base as ( \
+             select t.typname, t.typtype, t.typbasetype from pg_catalog.pg_type t where t.oid = a.atttypid \
+             union all \
+             select t.typname, t.typtype, t.typbasetype \
+             from base join pg_catalog.pg_type t on base.typtype = 'd' and t.oid = base.typbasetype) \
+         select typname::text as type from base where typtype <> 'd') b";
+    let own = format!(
+        "select array_agg(l.table_name), array_agg(a.attname::text), array_agg(b.type) \
+         from londiste.get_table_list($1) l \
+         join pg_catalog.pg_attribute a \
+           on a.attrelid = londiste.find_table_oid(coalesce(l.dest_table, l.table_name)) \
+          and a.attnum > 0 and not a.attisdropped and a.atttypid >= 16384 \
+         {BASE} where l.local"
+    );
+    let row = provider.query_one(&own, &[&queue.as_str()]).await?;
+    let Some(tables) = row.get::<_, Option<Vec<String>>>(0) else {
+        return Ok(true);
+    };
+    let (columns, types): (Vec<String>, Vec<String>) = (row.get(1), row.get(2));
+    let other = format!(
+        "select not exists ( \
+             select from unnest($2::text[], $3::text[], $4::text[]) w (table_name, attname, type) \
+             join londiste.get_table_list($1) l on l.table_name = w.table_name and l.local \
+             join pg_catalog.pg_attribute a \
+               on a.attrelid = londiste.find_table_oid(coalesce(l.dest_table, l.table_name)) \
+              and a.attname = w.attname and a.attnum > 0 and not a.attisdropped \
+             {BASE} where b.type <> w.type)"
+    );
+    let row = subscriber
+        .query_one(&other, &[&queue.as_str(), &tables, &columns, &types])
         .await?;
     Ok(row.get(0))
 }

@@ -211,12 +211,20 @@ async fn run(
     let durable = Arc::clone(&signals);
     writer.on_durable(Box::new(move || durable.durable.notify_one()));
     let mut backoff = Backoff::default();
+    let mut asked = Asked {
+        streaming: true,
+        binary: settings.binary,
+    };
     loop {
         let started = Instant::now();
-        let ended = Box::pin(session(&settings, &mut writer, &signals, &cancel)).await;
+        let ended = Box::pin(session(&settings, asked, &mut writer, &signals, &cancel)).await;
         signals.connected.store(false, Ordering::Relaxed);
         let error = match ended {
             Ok(()) => return Ok(()),
+            Err(e) if let Some(without) = asked.with_less(&e) => {
+                warn!(slot = %settings.slot, error = %chain(&e), "the server cannot decode this; again without {without}");
+                continue;
+            }
             Err(e) if e.fault() == Fault::Retry => e,
             Err(e) => return Err(e),
         };
@@ -240,8 +248,40 @@ async fn run(
     }
 }
 
+/// What the server is asked to do beyond plain decoding, as long as it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
+    /// Send large transactions before their commit.
+    streaming: bool,
+    binary: bool,
+}
+
+impl Asked {
+    /// Whether an error may be due to what was asked for: then it is not asked for any more, and named.
+    fn with_less(&mut self, error: &CaptureError) -> Option<&'static str> {
+        let CaptureError::Walsender(error) = error else {
+            return None;
+        };
+        match error.server_error()?.code.as_str() {
+            // undefined_function: a type without a binary form, perhaps of a table that is not even followed any more
+            "42883" if self.binary => {
+                self.binary = false;
+                Some("binary values")
+            }
+            // internal_error: PostgreSQL loses relations that a streamed transaction has rewritten in a subtransaction
+            // which it rolled back ("could not map filenode")
+            "XX000" if self.streaming => {
+                self.streaming = false;
+                Some("streaming of large transactions")
+            }
+            _ => None,
+        }
+    }
+}
+
 async fn session(
     settings: &CaptureSettings,
+    asked: Asked,
     writer: &mut Writer,
     signals: &Signals,
     cancel: &CancellationToken,
@@ -252,7 +292,7 @@ async fn session(
     let (start, confirmed) = start_position(&mut client, settings, writer.end_lsn()).await?;
     let version = client.server_version_num();
     let publications = settings.publications.option();
-    let options = options(version, settings.binary, &publications);
+    let options = options(version, asked, &publications);
     writer.session(start)?;
     let mut stream = client.start_logical(&settings.slot, start, &options).await?;
     signals.connected.store(true, Ordering::Relaxed);
@@ -367,7 +407,7 @@ async fn start_position(
     Ok((spool_end, confirmed))
 }
 
-fn options(version: u32, binary: bool, publications: &str) -> Vec<(&'static str, &str)> {
+fn options(version: u32, asked: Asked, publications: &str) -> Vec<(&'static str, &str)> {
     let protocol = match version / 10_000 {
         ..14 => "1",
         14 => "2",
@@ -376,8 +416,10 @@ fn options(version: u32, binary: bool, publications: &str) -> Vec<(&'static str,
     };
     let mut options = vec![("proto_version", protocol), ("publication_names", publications)];
     if version >= 140_000 {
-        options.push(("streaming", "on"));
-        if binary {
+        if asked.streaming {
+            options.push(("streaming", "on"));
+        }
+        if asked.binary {
             options.push(("binary", "true"));
         }
     }

@@ -226,8 +226,7 @@ async fn sum(client: &Client, table: &TableName, columns: &[String]) -> Result<S
         .batch_execute("set local timezone = 'UTC'; set local search_path = pg_catalog")
         .await?;
     let sql = format!(
-        "select count(*), coalesce(sum(hashtextextended(r::text, 0)), 0)::text \
-         from (select {} from only {}) r",
+        "select count(*), coalesce(sum(hashtextextended(row({})::text, 0)), 0)::text from only {}",
         columns.join(", "),
         table.quoted(),
     );

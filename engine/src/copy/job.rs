@@ -171,7 +171,10 @@ impl CopyJob {
             });
         }
         // Before the copy: what the stream sends from here on must be of use to this table.
-        if s.binary && !slot::binary_is_portable(&provider, &s.publication).await? {
+        if s.binary
+            && !(slot::binary_is_portable(&provider, &s.publication).await?
+                && slot::binary_fits(&provider, &subscriber, &s.queue).await?)
+        {
             return Err(CopyError::NeedsText {
                 table: self.table.clone(),
             });

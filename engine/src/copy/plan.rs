@@ -48,17 +48,22 @@ pub type PageRange = Option<(u64, Option<u64>)>;
 const SHAPE: &str = "
     select a.attname, a.attgenerated <> '' as generated,
            n.nspname || '.' || b.typname || ':' || a.atttypmod::text as type_name,
-           b.oid < 16384 and b.typtype in ('b', 'r', 'm') or b.typtype = 'e' as portable
+           (b.oid < 16384 and b.typtype in ('b', 'r', 'm') or b.typtype = 'e') and b.binary as portable
     from pg_catalog.pg_attribute a
     cross join lateral (
         with recursive base as (
-            select t.oid, t.typname, t.typtype, t.typbasetype, t.typnamespace
+            select t.oid, t.typname, t.typtype, t.typbasetype, t.typnamespace, t.typelem, t.typcategory,
+                   t.typsend <> 0 and t.typreceive <> 0 as binary
             from pg_catalog.pg_type t where t.oid = a.atttypid
             union all
-            select t.oid, t.typname, t.typtype, t.typbasetype, t.typnamespace
+            select t.oid, t.typname, t.typtype, t.typbasetype, t.typnamespace, t.typelem, t.typcategory,
+                   t.typsend <> 0 and t.typreceive <> 0
             from base join pg_catalog.pg_type t on base.typtype = 'd' and t.oid = base.typbasetype
         )
-        select * from base where typtype <> 'd'
+        select base.oid, base.typname, base.typtype, base.typnamespace,
+               base.binary and (base.typcategory <> 'A' or e.typsend <> 0 and e.typreceive <> 0) as binary
+        from base left join pg_catalog.pg_type e on e.oid = base.typelem
+        where base.typtype <> 'd'
     ) b
     join pg_catalog.pg_namespace n on n.oid = b.typnamespace
     where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped

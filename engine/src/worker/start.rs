@@ -118,7 +118,8 @@ pub async fn start(settings: &WorkerSettings) -> Result<Role, WorkerError> {
         ..node
     };
     let slot = slot_name(settings, &node.name)?;
-    let binary = slot::binary_is_portable(&provider, &publications.tables).await?;
+    let binary = slot::binary_is_portable(&provider, &publications.tables).await?
+        && slot::binary_fits(&provider, &subscriber, &settings.queue).await?;
     let capture = CaptureSettings {
         provider: location,
         application_name: settings.job_name.clone(),

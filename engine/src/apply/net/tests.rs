@@ -245,6 +245,23 @@ fn changes_that_do_not_fit_are_refused() {
     assert_eq!(deleted, Err(Refused::NoKey));
 }
 
+/// A deferrable key: 1 becomes 2 while 2 is still there, and then it is 2's turn.
+#[test]
+fn a_row_that_is_not_the_one_left_at_its_key_is_refused() {
+    let mut net = Net::new([1].into(), 3);
+    let full = |key, v| row(key, Some(v), Some(Some(v)));
+    let update = |net: &mut Net, from: (u8, u8), to: (u8, u8)| {
+        let (old, new) = (full(from.0, from.1), full(to.0, to.1));
+        net.update(Some(OldRow::Full(tuple(&old))), tuple(&new))
+    };
+    assert_eq!(update(&mut net, (1, 1), (2, 1)), Ok(Taken::Yes));
+    assert_eq!(update(&mut net, (2, 2), (3, 2)), Err(Refused::OtherRow));
+    let old = full(2, 2);
+    assert_eq!(net.delete(OldRow::Full(tuple(&old))), Err(Refused::OtherRow));
+    // The one that was left there.
+    assert_eq!(update(&mut net, (2, 1), (3, 1)), Ok(Taken::Yes));
+}
+
 #[test]
 fn keys_sort_as_the_index_does() {
     let mut net = Net::new([1].into(), 3);
