@@ -76,7 +76,12 @@ async fn a_new_identity_value_beside_an_unsent_large_value_arrives() {
         "alter table beside add t text default 'kept'",
     )
     .await;
-    pair.stage.run("leaf", "update beside set t = k").await;
+    pair.stage
+        .run(
+            "leaf",
+            "set session_replication_role = replica; update beside set t = k",
+        )
+        .await;
     pair.add(
         "only_key",
         &format!("insert into only_key (big) select {big} from generate_series(1, 2)"),
@@ -110,9 +115,7 @@ async fn values_are_never_taken_for_those_of_another_type() {
     pair.add("widened", sql, sql).await;
     let rows = |from: i32| {
         let to = from + 30;
-        format!(
-            "insert into widened select i, i from generate_series({from}, {to}) i; select pgq.tick_now('q')"
-        )
+        format!("insert into widened select i, i from generate_series({from}, {to}) i")
     };
     let sum = "select coalesce(sum(n::numeric), 0)::text from widened";
     pair.stage.run("root", &rows(0)).await;
@@ -132,7 +135,7 @@ async fn values_are_never_taken_for_those_of_another_type() {
     pair.stage
         .run("root", "insert into tamed values (2, 4611686018427387904)")
         .await;
-    pair.equal("select string_agg(d::numeric::text, ',' order by id) from tamed")
+    pair.equal("select string_agg(d::int8::text, ',' order by id) from tamed")
         .await;
     pair.worker.stop().await;
 }
@@ -191,9 +194,8 @@ async fn a_deferrable_key_of_the_subscriber_finds_no_rows() {
         .await;
     pair.stage.root(&["add-table", "k"]).well();
     pair.stage.leaf(&["add-table", "k", "--expect-sync"]).well();
-    pair.stage
-        .run("root", "insert into k values (1, 'x'); select pgq.tick_now('q')")
-        .await;
+    pair.stage.run("root", "insert into k values (1, 'x')").await;
+    pair.stage.run("root", "select pgq.tick_now('q')").await;
     let mut worker = pair.worker;
     assert_eq!(worker.ended().await, Some(1), "{}", pair.stage.log());
     pair.stage
@@ -221,9 +223,8 @@ async fn rows_that_share_a_key_for_a_moment_stop_the_worker() {
         "create table shared (k int primary key, v text)",
     )
     .await;
-    pair.stage
-        .run("root", "update shared set k = k + 1; select pgq.tick_now('q')")
-        .await;
+    pair.stage.run("root", "update shared set k = k + 1").await;
+    pair.stage.run("root", "select pgq.tick_now('q')").await;
     let mut worker = pair.worker;
     assert_eq!(worker.ended().await, Some(1), "{}", pair.stage.log());
     pair.stage

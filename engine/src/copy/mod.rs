@@ -53,7 +53,7 @@ pub enum CopyError {
     Step(#[from] IllegalStep),
     #[error(transparent)]
     State(#[from] BadState),
-    #[error("table {table} has columns of composite or range types, which only travel as text")]
+    #[error("table {table} has columns whose values can only travel as text")]
     NeedsText { table: TableName },
     #[error("the worker stopped")]
     Cancelled,

@@ -204,6 +204,10 @@ impl Replay<'_> {
             while let Ok(handover) = self.copies.handovers.try_recv() {
                 self.hand_over(handover).await?;
             }
+            // However many batches wait: a table that is followed from now on (expect_sync) has changes in the next one.
+            while let Ok(wish) = self.wishes.try_recv() {
+                self.heed(&wish);
+            }
             if Instant::now() >= self.reload_at {
                 self.reload().await?;
             }
@@ -232,17 +236,19 @@ impl Replay<'_> {
                 () = cancel.cancelled() => {}
                 () = published => {}
                 () = sleep_until(next) => {}
-                Some(wish) = self.wishes.recv() => {
-                    if wish.payload() == self.settings().queue.as_str() {
-                        self.reload_at = Instant::now();
-                    }
-                }
+                Some(wish) = self.wishes.recv() => self.heed(&wish),
                 handover = self.copies.handovers.recv() => if let Some(handover) = handover {
                     self.hand_over(handover).await?;
                 }
             }
         }
         Ok(())
+    }
+
+    fn heed(&mut self, wish: &Notification) {
+        if wish.payload() == self.settings().queue.as_str() {
+            self.reload_at = Instant::now();
+        }
     }
 
     async fn apply(&mut self, plan: Plan) -> Result<(), WorkerError> {
