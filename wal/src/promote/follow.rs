@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
+use super::gained::{self, Loss};
 use super::hook::Hook;
-use super::node::{Answer, Node, conninfo_of, major_of};
-use super::source::{Cluster, walk};
+use super::node::{Answer, Node, conninfo_of};
+use super::source::walk;
+use super::steps::cluster_of;
 use super::survey::own_source;
 use super::{NodeSettings, PromoteError, Refusal, Settings};
 use crate::backup::recovery;
@@ -71,15 +73,16 @@ pub async fn rejoin(settings: &Settings, name: &str) -> Result<(String, String),
         }
     }
     let leader = primary.ok_or(Refusal::NoPrimary)?;
-    let done = Box::pin(follow(settings, &leader, node)).await?;
+    let done = Box::pin(follow(settings, &leader, node, Loss::Any)).await?;
     Ok((leader.node.name().to_owned(), done))
 }
 
-/// Returns what was done, when the node streams from the leader.
+/// Returns what was done, when the node streams from the leader. It is rewound if need be, but only for this loss.
 pub(super) async fn follow(
     settings: &Settings,
     leader: &Leader,
     node: &NodeSettings,
+    loss: Loss,
 ) -> Result<String, PromoteError> {
     let kept = kept_place(settings, node);
     let silence = match Node::reach(node, settings.answer_timeout).await {
@@ -94,8 +97,9 @@ pub(super) async fn follow(
                 remove_kept(&kept)?;
                 return Ok(done);
             }
-            drop(live);
             needs_disk(node)?;
+            gained::check_live(leader, &live, &answer, loss).await?;
+            drop(live);
             stop_server(settings, node, Some(&answer.bin_dir)).await?;
             None
         }
@@ -115,8 +119,12 @@ pub(super) async fn follow(
             &format!("its postmaster (process {pid}) lives: {why}"),
         ));
     }
-    let rewound = match kept.join(KEPT).exists() || diverged(leader, dir).await? {
+    let begun = kept.join(KEPT).exists();
+    let rewound = match begun || diverged(leader, dir).await? {
         true => {
+            if !begun {
+                gained::check_dead(leader, &node.name, dir, loss).await?;
+            }
             rewind(leader, node, dir, &kept).await?;
             true
         }
@@ -151,13 +159,8 @@ fn trouble(node: &NodeSettings, what: &str) -> PromoteError {
 /// All that the standby has is WAL of the new primary, too.
 async fn shares(leader: &Leader, node: &Arc<Node>, answer: &Answer) -> Result<bool, PromoteError> {
     let path = Arc::new(node.history(answer.timeline).await?);
-    let cluster = Cluster {
-        system_id: answer.system_id,
-        segment_size: answer.segment_size,
-        major: major_of(answer.version),
-    };
     let source = own_source(node, answer.segment_size);
-    let end = walk(&[&source], &cluster, &path, answer.lsn, None, |_| {}).await?;
+    let end = walk(&[&source], &cluster_of(answer), &path, answer.lsn, None, |_| {}).await?;
     Ok(leader.path.shares(&path, end))
 }
 

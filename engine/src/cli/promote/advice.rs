@@ -52,8 +52,15 @@ impl Advice for Refusal {
                  the journal (journal in section [promote])."
             ),
             Refusal::Overtaken(node) => format!(
-                "If {node} shall stay the primary, remove the journal (journal in section [promote]); otherwise stop it."
+                "If {node} shall stay the primary, remove the journal (journal in section [promote]), and put the node that \
+                 was to take over behind it: skytide promote CONF --rejoin NODE. Otherwise stop {node}."
             ),
+            Refusal::MoreWal { .. } => {
+                "Nothing was promoted. The same call makes a new plan; that of a switchover whose primary is stopped is made \
+                 without --switchover, when the journal (journal in section [promote]) is removed."
+                    .into()
+            }
+            Refusal::Changed => "The same call shows what there is now.".into(),
             _ => return None,
         })
     }
