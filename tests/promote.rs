@@ -301,6 +301,20 @@ async fn a_switchover_under_load_loses_nothing_and_the_old_primary_follows() {
     replicates(trio.a(), &[&trio.b.0, &trio.c.0], -2).await;
 }
 
+/// What a recovery to a point in time was told stays in the configuration, and means nothing as long as nobody recovers.
+#[tokio::test]
+async fn a_former_primary_does_not_end_its_recovery_at_an_old_target() {
+    let trio = Trio::new().await;
+    trio.configure(true, "");
+    let conf = trio.a().data_dir().join("postgresql.auto.conf");
+    let mut text = std::fs::read_to_string(&conf).unwrap();
+    text.push_str("recovery_target_time = '2001-01-01 00:00:00+00'\nrecovery_target_action = 'promote'\n");
+    std::fs::write(&conf, text).unwrap();
+    trio.promote(&["--switchover", "--to", "b", "--yes"]).with(0, &[]);
+    replicates(&trio.b.0, &[trio.a(), &trio.c.0], -1).await;
+    assert!(in_recovery(trio.a()).await);
+}
+
 #[tokio::test]
 async fn a_standby_that_starts_keeps_what_it_has_received_beyond_the_store() {
     let trio = Trio::new().await;

@@ -193,6 +193,18 @@ async fn direct(settings: &Settings, leader: &Leader, node: &Arc<Node>) -> Resul
         }
         tokio::time::sleep(POLL).await;
     }
+    // It may stream and yet be about to end its recovery, or have ended it just now.
+    if let Some(target) = node.promotes_at().await? {
+        let what =
+            format!("it would end its recovery and be a primary itself: {target}; reset that and restart it");
+        return Err(trouble(&node.settings, &what));
+    }
+    if !node.in_recovery().await? {
+        return Err(trouble(
+            &node.settings,
+            "it has ended its recovery and is a primary itself: stop it",
+        ));
+    }
     Ok(format!("{} streams from {}", node.name(), leader.node.name()))
 }
 
@@ -365,12 +377,7 @@ fn make_standby(leader: &Leader, dir: &Path) -> Result<(), PromoteError> {
         value.trim().trim_matches('\'').replace("''", "'")
     });
     let conninfo = conninfo_of(&leader.node.settings, &former)?.to_libpq();
-    let mut text = String::new();
-    for line in old.lines().filter(|line| !is_conninfo(line)) {
-        text.push_str(line);
-        text.push('\n');
-    }
-    text.push_str(&format!("primary_conninfo = {}\n", recovery::quote(&conninfo)));
+    let text = recovery::following(&old, &conninfo);
     durable::replace(&path, text.as_bytes())?;
     durable::replace(&dir.join("standby.signal"), b"")?;
     Ok(())

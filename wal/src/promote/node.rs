@@ -39,6 +39,12 @@ select pg_is_in_recovery(),
        case when pg_is_in_recovery() then null
             else left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end";
 
+const PROMOTES_AT: &str = "\
+select string_agg(name || ' = ' || setting, ', ') from pg_settings
+ where name in ('recovery_target', 'recovery_target_name', 'recovery_target_time', 'recovery_target_xid',
+                'recovery_target_lsn')
+   and setting <> '' and current_setting('recovery_target_action') = 'promote'";
+
 /// Of the files of a segment the newest timeline's: a standby has that as soon as it follows the timeline.
 const NEWEST_FILE: &str = "\
 select max(name) from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$' and substr(name, 9) = $1";
@@ -256,6 +262,12 @@ impl Node {
     pub async fn in_recovery(&self) -> Result<bool, PromoteError> {
         let row = self.session.query_one("select pg_is_in_recovery()", &[]).await;
         Ok(row.map_err(self.failed("say whether it is in recovery"))?.get(0))
+    }
+
+    /// The setting by which its recovery ends some day, and it promotes itself.
+    pub async fn promotes_at(&self) -> Result<Option<String>, PromoteError> {
+        let row = self.session.query_one(PROMOTES_AT, &[]).await;
+        Ok(row.map_err(self.failed("show its settings"))?.get(0))
     }
 
     /// Asks for promotion and does not wait for it.
