@@ -126,6 +126,40 @@ async fn without_the_disk_the_stores_have_what_was_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_store_that_cannot_be_asked_is_not_left_out_by_the_way() {
+    use std::os::unix::fs::PermissionsExt;
+    let trio = Trio::new().await;
+    trio.configure(false, &trio.fence());
+    let receiver = trio.stage.copier("receive", &[]);
+    in_step(trio.a(), &trio.stage.store()).await;
+    trio.stage
+        .run("alter system set synchronous_standby_names = 'skytide'")
+        .await;
+    trio.stage.run("select pg_reload_conf()").await;
+    cut(&trio.b.0).await;
+    cut(&trio.c.0).await;
+    let load = Load::start(trio.a(), 0).await;
+    load.until(50).await;
+    trio.a().kill().unwrap();
+    let acknowledged = ids(load.end().await);
+    receiver.ends_politely().await;
+    let partial = trio.stage.store().join("partial");
+    let allow = |mode| std::fs::set_permissions(&partial, PermissionsExt::from_mode(mode)).unwrap();
+    allow(0o000);
+    let store = trio.stage.store().display().to_string();
+    trio.promote(&["--yes"])
+        .with(1, &["cannot be asked", &store, "--without-silent-stores"]);
+    assert!(!trio.has_journal() && trio.fenced().is_empty());
+    // Whoever gives it up says so.
+    trio.promote(&["--dry-run", "--without-silent-stores"])
+        .with(0, &[]);
+    allow(0o700);
+    trio.promote(&["--yes", "--to", "b"]).with(0, &[]);
+    assert_eq!(missing(&trio.b.0, &acknowledged).await, BTreeSet::new());
+    replicates(&trio.b.0, &[&trio.c.0], -1).await;
+}
+
+#[tokio::test]
 async fn a_standby_gets_what_another_one_has_and_one_that_is_ahead_is_rewound() {
     let trio = Trio::new().await;
     trio.configure(false, "fence_required = no");

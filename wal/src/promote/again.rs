@@ -4,7 +4,7 @@
 //! primary may have come back, and clients may have been told of commits that the plan does not know.
 
 use super::journal::{Journal, Step};
-use super::plan::{Wish, check_dead, choose};
+use super::plan::{Wish, check_dead, check_stores, choose};
 use super::survey::{Survey, survey};
 use super::{PromoteError, Refusal, Settings};
 
@@ -58,6 +58,8 @@ pub(super) async fn check(settings: &Settings, journal: &Journal, wish: &Wish) -
     }
     // In a switchover the standbys may not have noticed yet that the primary was stopped.
     check_dead(&survey, wish.believe_dead || journal.switchover)?;
+    // What a stopped primary had is known without them.
+    check_stores(&survey, wish.without_silent_stores || journal.switchover)?;
     let why = match survey.standby(&journal.new) {
         None => Some("it is no standby that answers".to_owned()),
         Some(standby) => standby.obstacle.clone(),

@@ -119,6 +119,8 @@ pub enum Refusal {
     StillReceiving { node: String, from: String },
     #[error("node {node} is of the cluster with system identifier {found}, and not {expected}")]
     OtherCluster { node: String, found: u64, expected: u64 },
+    #[error("store {location} cannot be asked how far its WAL goes: {why}")]
+    SilentStore { location: String, why: String },
     #[error("no standby answers")]
     NoCandidate,
     #[error("there is no node {0}")]

@@ -22,6 +22,8 @@ pub struct Wish {
     pub believe_dead: bool,
     /// A former primary, where that cannot be found out.
     pub old: Option<String>,
+    /// A store that cannot be asked has nothing that is needed.
+    pub without_silent_stores: bool,
     /// A node is rewound though it has commits that the plan did not know of.
     pub discard_commits: bool,
 }
@@ -103,6 +105,21 @@ pub(super) fn check_dead(survey: &Survey, believe_dead: bool) -> Result<(), Refu
     }
 }
 
+/// What a store has that cannot be asked may be what nobody else has.
+pub(super) fn check_stores(survey: &Survey, without_silent_stores: bool) -> Result<(), Refusal> {
+    let silent = survey
+        .stores
+        .iter()
+        .find_map(|store| Some((store, store.trouble.clone()?)));
+    match silent.filter(|_| !without_silent_stores) {
+        None => Ok(()),
+        Some((store, why)) => Err(Refusal::SilentStore {
+            location: store.location.clone(),
+            why,
+        }),
+    }
+}
+
 fn ends_of(survey: &Survey) -> Vec<(String, Lsn)> {
     let standbys = survey.standbys();
     standbys
@@ -112,6 +129,7 @@ fn ends_of(survey: &Survey) -> Vec<(String, Lsn)> {
 
 fn failover(survey: &Survey, settings: &Settings, wish: &Wish) -> Result<Plan, Refusal> {
     check_dead(survey, wish.believe_dead)?;
+    check_stores(survey, wish.without_silent_stores)?;
     let (new, standby) = candidate(survey, wish.to.as_deref())?;
     let node = settings
         .node(new)

@@ -24,6 +24,11 @@ impl Advice for Refusal {
                  after wal_receiver_timeout. If the primary is dead for certain: --believe-dead."
                     .into()
             }
+            Refusal::SilentStore { .. } => {
+                "It may have acknowledged commits that no node has, and they would be lost. Make it reachable; if it is \
+                 gone for good: --without-silent-stores."
+                    .into()
+            }
             Refusal::OtherCluster { .. } => "Correct db in the sections [node NAME].".into(),
             Refusal::NoCandidate => "Start a standby, or restore one from a backup: skytide walmgr CONF restore.".into(),
             Refusal::UnknownNode(_) => "nodes in section [promote] has their names.".into(),

@@ -69,11 +69,14 @@ pub struct PromoteWish {
     /// The primary is dead though a standby seems to receive from it, or a process has its postmaster's number
     #[arg(long)]
     believe_dead: bool,
+    /// A store cannot be asked how far its WAL goes: promote all the same, what only it has is lost
+    #[arg(long)]
+    without_silent_stores: bool,
     /// Rewind nodes though they have commits that the plan did not know of, and nobody else has
     #[arg(long)]
     discard_commits: bool,
     /// Put a former primary, or any node, behind the primary there is: rewind it if need be, start it
-    #[arg(long, value_name = "NODE", conflicts_with_all = ["to", "switchover", "old", "believe_dead", "discard_commits"])]
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["to", "switchover", "old", "believe_dead", "without_silent_stores", "discard_commits"])]
     rejoin: Option<String>,
 }
 
@@ -129,6 +132,7 @@ pub async fn carry_out(conf: &Path, wish: &PromoteWish, context: &Context) -> an
         switchover: wish.switchover,
         believe_dead: wish.believe_dead,
         old: wish.old.clone(),
+        without_silent_stores: wish.without_silent_stores,
         discard_commits: wish.discard_commits,
     };
     let before = Journal::read(&settings.journal)?;
