@@ -6,7 +6,7 @@ mod trio;
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use skytide_fixtures::server::StopMode;
+use skytide_fixtures::server::{Server, StopMode};
 use skytide_fixtures::wait;
 use skytide_sql::Lsn;
 
@@ -347,6 +347,50 @@ async fn a_former_primary_does_not_end_its_recovery_at_an_old_target() {
     trio.promote(&["--switchover", "--to", "b", "--yes"]).with(0, &[]);
     replicates(&trio.b.0, &[trio.a(), &trio.c.0], -1).await;
     assert!(in_recovery(trio.a()).await);
+}
+
+#[tokio::test]
+async fn a_former_primary_keeps_no_wal_for_those_who_do_not_follow_it() {
+    let trio = Trio::new().await;
+    trio.configure(true, "");
+    let client = trio.a().connect("postgres").await.unwrap();
+    for slot in ["of_b", "of_somebody"] {
+        let sql = "select pg_create_physical_replication_slot($1, true)";
+        client.query_one(sql, &[&slot]).await.unwrap();
+    }
+    drop(client);
+    let b = trio.b.0.connect("postgres").await.unwrap();
+    b.batch_execute("alter system set primary_slot_name = 'of_b'")
+        .await
+        .unwrap();
+    b.batch_execute("select pg_reload_conf()").await.unwrap();
+    drop(b);
+    uses_slot(trio.a(), "of_b").await;
+    let report = trio.asked(&["--switchover", "--to", "b", "--yes"]);
+    let done = report["steps"].as_array().unwrap();
+    let note = done.iter().find(|done| done["step"]["follow"] == "a").unwrap();
+    let note = note["note"].as_str().unwrap();
+    assert!(note.contains("were dropped: of_b;"), "{note}");
+    assert!(note.contains("hold its WAL: of_somebody"), "{note}");
+    let a = trio.a().connect("postgres").await.unwrap();
+    let slots = a.query("select slot_name::text from pg_replication_slots", &[]);
+    let slots: Vec<String> = slots.await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(slots, ["of_somebody"]);
+    drop(a);
+
+    // And back: it has one again.
+    trio.promote(&["--switchover", "--to", "a", "--yes"]).with(0, &[]);
+    uses_slot(trio.a(), "of_b").await;
+}
+
+async fn uses_slot(server: &Server, slot: &str) {
+    wait::until_eq("the slot to be in use", Some(true), PATIENCE, async || {
+        let client = server.connect("postgres").await?;
+        let sql = "select active from pg_replication_slots where slot_name = $1";
+        Ok(client.query_opt(sql, &[&slot]).await?.map(|row| row.get(0)))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use rustix::fs::FlockOperation;
 use super::gained::{self, Loss};
 use super::hook::Hook;
 use super::node::{Answer, Node, conninfo_of};
+use super::slots;
 use super::source::walk;
 use super::steps::cluster_of;
 use super::survey::own_source;
@@ -95,7 +96,7 @@ pub(super) async fn follow(
                 let done = direct(settings, leader, &live).await?;
                 // Of an earlier call that was killed when it had started the node.
                 remove_kept(&kept)?;
-                return Ok(done);
+                return Ok(done + &slots::let_go(settings, leader, &live).await);
             }
             needs_disk(node)?;
             gained::check_live(leader, &live, &answer, loss).await?;
@@ -135,18 +136,16 @@ pub(super) async fn follow(
     let live = reach_started(settings, node).await?;
     direct(settings, leader, &live).await?;
     remove_kept(&kept)?;
-    Ok(match rewound {
-        true => format!(
-            "{} was rewound and streams from {}",
-            node.name,
-            leader.node.name()
-        ),
-        false => format!(
-            "{} was started and streams from {}",
-            node.name,
-            leader.node.name()
-        ),
-    })
+    let how = match rewound {
+        true => "rewound",
+        false => "started",
+    };
+    let slots = slots::let_go(settings, leader, &live).await;
+    Ok(format!(
+        "{} was {how} and streams from {}{slots}",
+        node.name,
+        leader.node.name()
+    ))
 }
 
 fn trouble(node: &NodeSettings, what: &str) -> PromoteError {

@@ -14,6 +14,7 @@ mod loss;
 mod node;
 mod old;
 mod plan;
+mod slots;
 mod source;
 mod steps;
 mod survey;

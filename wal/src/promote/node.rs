@@ -307,6 +307,15 @@ impl Node {
         done.map_err(self.failed("drop a slot")).map(drop)
     }
 
+    /// Its physical slots that nobody uses.
+    pub async fn idle_slots(&self) -> Result<Vec<String>, PromoteError> {
+        let sql = "select slot_name::text from pg_replication_slots \
+                   where slot_type = 'physical' and not active and not temporary order by slot_name";
+        let rows = self.session.query(sql, &[]).await;
+        let rows = rows.map_err(self.failed("show its slots"))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Streams this timeline.
     pub async fn streams(&self, timeline: TimelineId) -> Result<bool, PromoteError> {
         let sql = "select status = 'streaming' and received_tli = $1 from pg_stat_wal_receiver";

@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_millis(2);
 const FIRST_KICK: Duration = Duration::from_millis(20);
 const LAST_KICK: Duration = Duration::from_millis(500);
 /// A slot that is there from the promotion until the others follow.
-const HOLD: &str = "skytide_promote";
+pub(super) const HOLD: &str = "skytide_promote";
 /// What was on its way when a primary stopped.
 const LAST_WAL: Duration = Duration::from_secs(2);
 
