@@ -55,9 +55,11 @@ select pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_replay_lsn()::text
        (select status from pg_catalog.pg_stat_wal_receiver), pg_catalog.current_setting('restore_command'),
        (select system_identifier from pg_catalog.pg_control_system())";
 
-/// How far it is, and on which timeline. The control file is behind; of the files of a segment a standby has the newest
+pub const REPLAYED: &str = "select pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_replay_lsn()::text";
+
+/// And on which timeline, for those who may list `pg_wal`. The control file is behind; of the files of a segment a standby has the newest
 /// timeline's as soon as it follows that.
-pub const REPLAYED: &str = "\
+pub const PLACE: &str = "\
 with place as (
     select pg_catalog.pg_last_wal_replay_lsn() as lsn,
            pg_catalog.div(pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_lsn, size) as number,

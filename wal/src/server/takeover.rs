@@ -65,7 +65,6 @@ pub struct TookOver {
 struct Position {
     in_recovery: bool,
     replayed: Option<Lsn>,
-    timeline: Option<TimelineId>,
 }
 
 pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
@@ -127,9 +126,13 @@ pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
 
 /// What the standby has replayed is WAL of whoever went on from its timeline, as far as the stores know of one.
 async fn was_not_left(session: &Session, settings: &Takeover) -> Result<(), ServerError> {
-    let position = position(session).await?;
-    match (position.timeline, position.replayed) {
-        (Some(timeline), Some(replayed)) if position.in_recovery => {
+    let row = session.query_one(queries::PLACE, &[]).await.doing(DOING)?;
+    let (in_recovery, replayed, timeline): (bool, Option<String>, Option<i32>) =
+        (row.get(0), row.get(1), row.get(2));
+    let replayed = replayed.and_then(|lsn| lsn.parse().ok());
+    let timeline = timeline.and_then(|timeline| u32::try_from(timeline).ok());
+    match (timeline.and_then(TimelineId::new), replayed) {
+        (Some(timeline), Some(replayed)) if in_recovery => {
             check_successor(settings, timeline, replayed).await
         }
         _ => Ok(()),
@@ -275,12 +278,9 @@ async fn replays(
 async fn position(session: &Session) -> Result<Position, ServerError> {
     let row = session.query_one(queries::REPLAYED, &[]).await.doing(DOING)?;
     let replayed: Option<String> = row.get(1);
-    let timeline: Option<i32> = row.get(2);
-    let timeline = timeline.and_then(|timeline| u32::try_from(timeline).ok());
     Ok(Position {
         in_recovery: row.get(0),
         replayed: replayed.and_then(|lsn| lsn.parse().ok()),
-        timeline: timeline.and_then(TimelineId::new),
     })
 }
 
