@@ -1,11 +1,12 @@
 //! A primary dies, or is told to go: which standby takes its place, and what is lost.
 
+mod changed;
 mod trio;
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use skytide_fixtures::server::StopMode;
+use skytide_fixtures::server::{Server, StopMode};
 use skytide_fixtures::wait;
 use skytide_sql::Lsn;
 
@@ -125,6 +126,40 @@ async fn without_the_disk_the_stores_have_what_was_acknowledged() {
 }
 
 #[tokio::test]
+async fn a_store_that_cannot_be_asked_is_not_left_out_by_the_way() {
+    use std::os::unix::fs::PermissionsExt;
+    let trio = Trio::new().await;
+    trio.configure(false, &trio.fence());
+    let receiver = trio.stage.copier("receive", &[]);
+    in_step(trio.a(), &trio.stage.store()).await;
+    trio.stage
+        .run("alter system set synchronous_standby_names = 'skytide'")
+        .await;
+    trio.stage.run("select pg_reload_conf()").await;
+    cut(&trio.b.0).await;
+    cut(&trio.c.0).await;
+    let load = Load::start(trio.a(), 0).await;
+    load.until(50).await;
+    trio.a().kill().unwrap();
+    let acknowledged = ids(load.end().await);
+    receiver.ends_politely().await;
+    let partial = trio.stage.store().join("partial");
+    let allow = |mode| std::fs::set_permissions(&partial, PermissionsExt::from_mode(mode)).unwrap();
+    allow(0o000);
+    let store = trio.stage.store().display().to_string();
+    trio.promote(&["--yes"])
+        .with(1, &["cannot be asked", &store, "--without-silent-stores"]);
+    assert!(!trio.has_journal() && trio.fenced().is_empty());
+    // Whoever gives it up says so.
+    trio.promote(&["--dry-run", "--without-silent-stores"])
+        .with(0, &[]);
+    allow(0o700);
+    trio.promote(&["--yes", "--to", "b"]).with(0, &[]);
+    assert_eq!(missing(&trio.b.0, &acknowledged).await, BTreeSet::new());
+    replicates(&trio.b.0, &[&trio.c.0], -1).await;
+}
+
+#[tokio::test]
 async fn a_standby_gets_what_another_one_has_and_one_that_is_ahead_is_rewound() {
     let trio = Trio::new().await;
     trio.configure(false, "fence_required = no");
@@ -232,13 +267,11 @@ async fn what_is_unsafe_is_refused_and_changes_nothing() {
     trio.promote(&["--yes", "--to", "b"])
         .with(1, &["/bin/false failed", "goes on"]);
     assert!(in_recovery(&trio.b.0).await && in_recovery(&trio.c.0).await);
-    // The plan is written down, and nobody changes it by the way.
-    trio.promote(&["--yes", "--to", "c"])
-        .with(1, &["a promotion of b has begun", "HINT"]);
+    // Nothing was done, so the plan may become another one.
     trio.configure(true, &trio.fence());
-    trio.promote(&["--yes"])
-        .with(0, &["the promotion of b that was begun"]);
-    replicates(&trio.b.0, &[&trio.c.0], -1).await;
+    trio.promote(&["--yes", "--to", "c"])
+        .with(0, &["the promotion of b that was begun", "a new plan is made"]);
+    replicates(&trio.c.0, &[&trio.b.0], -1).await;
 }
 
 #[tokio::test]
@@ -300,6 +333,64 @@ async fn a_switchover_under_load_loses_nothing_and_the_old_primary_follows() {
     acknowledged.extend(ids(load.end().await));
     assert_eq!(missing(trio.a(), &acknowledged).await, BTreeSet::new());
     replicates(trio.a(), &[&trio.b.0, &trio.c.0], -2).await;
+}
+
+/// What a recovery to a point in time was told stays in the configuration, and means nothing as long as nobody recovers.
+#[tokio::test]
+async fn a_former_primary_does_not_end_its_recovery_at_an_old_target() {
+    let trio = Trio::new().await;
+    trio.configure(true, "");
+    let conf = trio.a().data_dir().join("postgresql.auto.conf");
+    let mut text = std::fs::read_to_string(&conf).unwrap();
+    text.push_str("recovery_target_time = '2001-01-01 00:00:00+00'\nrecovery_target_action = 'promote'\n");
+    std::fs::write(&conf, text).unwrap();
+    trio.promote(&["--switchover", "--to", "b", "--yes"]).with(0, &[]);
+    replicates(&trio.b.0, &[trio.a(), &trio.c.0], -1).await;
+    assert!(in_recovery(trio.a()).await);
+}
+
+#[tokio::test]
+async fn a_former_primary_keeps_no_wal_for_those_who_do_not_follow_it() {
+    let trio = Trio::new().await;
+    trio.configure(true, "");
+    let client = trio.a().connect("postgres").await.unwrap();
+    for slot in ["of_b", "of_somebody"] {
+        let sql = "select pg_create_physical_replication_slot($1, true)";
+        client.query_one(sql, &[&slot]).await.unwrap();
+    }
+    drop(client);
+    let b = trio.b.0.connect("postgres").await.unwrap();
+    b.batch_execute("alter system set primary_slot_name = 'of_b'")
+        .await
+        .unwrap();
+    b.batch_execute("select pg_reload_conf()").await.unwrap();
+    drop(b);
+    uses_slot(trio.a(), "of_b").await;
+    let report = trio.asked(&["--switchover", "--to", "b", "--yes"]);
+    let done = report["steps"].as_array().unwrap();
+    let note = done.iter().find(|done| done["step"]["follow"] == "a").unwrap();
+    let note = note["note"].as_str().unwrap();
+    assert!(note.contains("were dropped: of_b;"), "{note}");
+    assert!(note.contains("hold its WAL: of_somebody"), "{note}");
+    let a = trio.a().connect("postgres").await.unwrap();
+    let slots = a.query("select slot_name::text from pg_replication_slots", &[]);
+    let slots: Vec<String> = slots.await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(slots, ["of_somebody"]);
+    drop(a);
+
+    // And back: it has one again.
+    trio.promote(&["--switchover", "--to", "a", "--yes"]).with(0, &[]);
+    uses_slot(trio.a(), "of_b").await;
+}
+
+async fn uses_slot(server: &Server, slot: &str) {
+    wait::until_eq("the slot to be in use", Some(true), PATIENCE, async || {
+        let client = server.connect("postgres").await?;
+        let sql = "select active from pg_replication_slots where slot_name = $1";
+        Ok(client.query_opt(sql, &[&slot]).await?.map(|row| row.get(0)))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use super::course::one;
 use super::stage::{PATIENCE, Restored, Stage};
 
 /// A standby that takes the primary's place and archives, while the old primary lives on.
-async fn replaced(stage: &Stage) -> Restored {
+pub(super) async fn replaced(stage: &Stage) -> Restored {
     let base = stage.base().await;
     let archive = stage.line("archive %p %f");
     let settings = [("archive_mode", "on"), ("archive_command", &archive)];

@@ -95,6 +95,42 @@ impl Drop for Daemon {
     }
 }
 
+/// A command that waits for somebody. It ends with the test.
+pub struct Asked(Child);
+
+impl Asked {
+    fn start(mut command: Command) -> Asked {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Asked(command.stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// It is given this on standard input, and leaves.
+    pub fn answered(mut self, answer: &str) -> Said {
+        use std::io::{Read, Write};
+        let mut pipe = self.0.stdin.take().unwrap();
+        pipe.write_all(answer.as_bytes()).unwrap();
+        drop(pipe);
+        let (mut out, mut err) = (String::new(), String::new());
+        self.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        self.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        let code = self.0.wait().unwrap().code();
+        Said { code, out, err }
+    }
+
+    /// It goes on after a failpoint, and leaves.
+    pub fn goes_on(self) -> Said {
+        kill_process(Pid::from_child(&self.0), Signal::CONT).unwrap();
+        self.answered("")
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A cluster in the stage's directory, which is killed when the test ends.
 pub struct Restored(pub Server);
 
@@ -455,6 +491,42 @@ impl Stage {
         let mut running = Daemon(command.spawn().unwrap());
         running.stands_still().await;
         running.kill();
+    }
+
+    /// Runs the program until it stops itself at a failpoint, where it waits for SIGCONT.
+    pub async fn stopped_at(&self, step: &str, arguments: &[&str]) -> Asked {
+        let mut command = self.command(arguments);
+        command.env("SKYTIDE_STOP_AT", format!("{step}=1"));
+        // A server's end takes along whoever works in its data directory.
+        command.current_dir(self.dir.path());
+        let asked = Asked::start(command);
+        let stat = format!("/proc/{}/stat", asked.0.id());
+        wait::until("the program to stop", PATIENCE, async || {
+            let stat = std::fs::read_to_string(&stat)?;
+            let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            Ok((state == Some('T')).then_some(()))
+        })
+        .await
+        .unwrap();
+        asked
+    }
+
+    /// Runs the program until it asks its question.
+    pub fn asks(&self, arguments: &[&str]) -> Asked {
+        use std::io::Read;
+        let mut command = self.command(arguments);
+        command.current_dir(self.dir.path());
+        let mut asked = Asked::start(command);
+        let mut said = Vec::new();
+        while !said.ends_with(b"[y/N] ") {
+            let mut byte = [0];
+            let pipe = asked.0.stderr.as_mut().unwrap();
+            if pipe.read(&mut byte).unwrap() == 0 {
+                panic!("{}", String::from_utf8_lossy(&said));
+            }
+            said.extend(byte);
+        }
+        asked
     }
 
     /// A directory of the server's user in the stage's.

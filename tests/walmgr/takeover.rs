@@ -5,7 +5,9 @@ use std::fs;
 use skytide_fixtures::server::{Options, Server, StopMode, Where, free_port};
 use skytide_fixtures::wait;
 
+use super::copy::flush_lsn;
 use super::course::one;
+use super::replaced::replaced;
 use super::stage::{PATIENCE, Restored, Stage, content};
 
 /// A primary that archives, and a backup.
@@ -110,6 +112,38 @@ async fn a_standby_that_does_not_get_the_stores_wal_is_not_promoted() {
     assert_eq!(content(&standby.0).await, wanted);
 }
 
+/// Somebody else was promoted before, and this one went on with what the old primary wrote after that.
+#[tokio::test]
+async fn a_standby_that_its_successor_left_behind_is_not_promoted() {
+    let stage = Stage::new().await;
+    stage.archive().await;
+    let shared = stage.segment(100).await;
+    stage.archived(&shared).await;
+    let _successor = replaced(&stage).await;
+    let standby = stage.standby(&stage.path("base"), "other", &[]).await;
+    stage.segment(1000).await;
+    let last = flush_lsn(&stage.server).await;
+    let client = standby.0.connect("postgres").await.unwrap();
+    wait::until("the standby to have it", PATIENCE, async || {
+        let query = format!("select coalesce(pg_last_wal_replay_lsn() >= '{last}', false)");
+        Ok(one::<bool>(&client, &query).await.then_some(()))
+    })
+    .await
+    .unwrap();
+    stage.server.kill().unwrap();
+    let text = format!(
+        "[walmgr]\nstores = {}\nslave_data = {}\n",
+        stage.store().display(),
+        stage.path("other/data").display()
+    );
+    fs::write(stage.path("other.ini"), text).unwrap();
+    stage.by("other.ini", &["boot", "--wait", "2s"]).with(
+        1,
+        &["replayed timeline 1 up to", "timeline 2 left it at", "--rejoin"],
+    );
+    assert!(one::<bool>(&client, "select pg_is_in_recovery()").await);
+}
+
 #[tokio::test]
 async fn a_store_that_cannot_be_asked_and_a_server_that_is_down_are_said() {
     let stage = stage().await;
@@ -152,6 +186,13 @@ async fn content_of_archived(stage: &Stage) -> (i64, Option<String>) {
 async fn a_standby_that_lets_nobody_in_takes_over_too() {
     let stage = stage().await;
     restored(&stage);
+    let conf = stage.path("standby/data/postgresql.auto.conf");
+    let mut text = fs::read_to_string(&conf).unwrap();
+    text.push_str(&format!(
+        "primary_conninfo = '{}'\n",
+        stage.server.dsn("postgres")
+    ));
+    fs::write(&conf, text).unwrap();
     let wanted = content_of_archived(&stage).await;
     let port = free_port().unwrap();
     let data = stage.path("standby/data");
@@ -188,6 +229,22 @@ async fn a_standby_that_lets_nobody_in_takes_over_too() {
     })
     .await
     .unwrap();
+    let begun = flush_lsn(&stage.server).await;
+    wait::until("the standby to stream", PATIENCE, async || {
+        // What has received nothing yet does not say that it streams.
+        let client = stage.client().await;
+        client.batch_execute("select txid_current()").await?;
+        let sql = format!("select coalesce(max(flush_lsn) > '{begun}', false) from pg_stat_replication");
+        Ok(one::<bool>(&client, &sql).await.then_some(()))
+    })
+    .await
+    .unwrap();
+    // Nobody may ask it whether the primary lives.
+    stage.by("standby.ini", &["boot"]).with(
+        1,
+        &["the primary lives: it streams WAL to this standby", "--force"],
+    );
+    stage.server.stop(StopMode::Fast).await.unwrap();
     let said = stage.by("standby.ini", &["--json", "boot"]).with(0, &[]).json();
     assert_eq!(said["timeline"], 2, "{said}");
     let options = Options {

@@ -103,22 +103,9 @@ impl Recovery {
 
     /// `postgresql.auto.conf` with our settings in place of the old ones.
     pub fn auto_conf(&self, old: &str) -> String {
-        let mut text = String::new();
-        let ours = |line: &&str| {
-            let name = line.split('=').next().unwrap_or_default().trim();
-            OLD.contains(&name) || OLD_TIMELINE.contains(&name)
-        };
-        for line in old.lines().filter(|line| !ours(line)) {
-            text.push_str(line);
-            text.push('\n');
-        }
+        let mut text = without(old, |name| OLD.contains(&name) || OLD_TIMELINE.contains(&name));
         text.push_str("# Written by skytide walmgr restore\n");
-        let mut set = |name: &str, value: &str| {
-            text.push_str(name);
-            text.push_str(" = ");
-            text.push_str(&quote(value));
-            text.push('\n');
-        };
+        let mut set = |name: &str, value: &str| set(&mut text, name, value);
         set("restore_command", &self.restore_command);
         set("recovery_target_timeline", &self.timeline);
         // What the cluster's other configuration files say of an earlier recovery must not hold for this one.
@@ -129,12 +116,7 @@ impl Recovery {
             Role::Primary { stop_at, .. } => stop_at.setting(),
             Role::Standby { .. } => None,
         };
-        for name in TARGETS.into_iter().filter(|name| Some(*name) != wanted) {
-            set(name, "");
-        }
-        if wanted != Some("recovery_target_lsn") {
-            set("recovery_target_inclusive", "on");
-        }
+        no_targets(wanted, &mut set);
         match &self.role {
             Role::Standby {
                 primary_conninfo,
@@ -175,6 +157,44 @@ impl Recovery {
     }
 }
 
+/// `postgresql.auto.conf` of a server that follows a primary from now on. An earlier recovery may have been told where to
+/// end, and to promote there: it would be a second primary.
+pub(crate) fn following(old: &str, primary_conninfo: &str) -> String {
+    let ends = |name: &str| name.starts_with("recovery_target") || name == "primary_conninfo";
+    let mut text = without(old, ends);
+    let mut set = |name: &str, value: &str| set(&mut text, name, value);
+    set("primary_conninfo", primary_conninfo);
+    set("recovery_target_timeline", "latest");
+    set("recovery_target_action", "pause");
+    no_targets(None, &mut set);
+    text
+}
+
+/// Whatever other configuration files say: no target but the wanted one holds.
+fn no_targets(wanted: Option<&str>, set: &mut impl FnMut(&str, &str)) {
+    for name in TARGETS.into_iter().filter(|name| Some(*name) != wanted) {
+        set(name, "");
+    }
+    if wanted != Some("recovery_target_lsn") {
+        set("recovery_target_inclusive", "on");
+    }
+}
+
+/// The lines of a configuration file that do not set such a name.
+fn without(old: &str, ours: impl Fn(&str) -> bool) -> String {
+    let mut text = String::new();
+    let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    for line in old.lines().filter(|line| !ours(&name(line))) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+fn set(text: &mut String, name: &str, value: &str) {
+    text.push_str(&format!("{name} = {}\n", quote(value)));
+}
+
 /// A value in a configuration file (`utils/misc/guc-file.l`): quotes and backslashes are doubled.
 pub(crate) fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
@@ -183,6 +203,23 @@ pub(crate) fn quote(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_follows_a_primary_has_no_end_for_its_recovery() {
+        let old = "work_mem = '8MB'\nrecovery_target_time = 'x'\nrecovery_target_action = 'promote'\n\
+                   primary_conninfo = 'host=old'\nrestore_command = 'y'\n";
+        assert_eq!(
+            following(old, "host=new"),
+            "work_mem = '8MB'\nrestore_command = 'y'\nprimary_conninfo = 'host=new'\n\
+             recovery_target_timeline = 'latest'\nrecovery_target_action = 'pause'\nrecovery_target = ''\n\
+             recovery_target_name = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
+             recovery_target_lsn = ''\nrecovery_target_inclusive = 'on'\n"
+        );
+        assert_eq!(
+            following(&following(old, "host=x"), "host=new"),
+            following(old, "host=new")
+        );
+    }
 
     #[test]
     fn our_settings_replace_the_old_ones() {

@@ -79,6 +79,18 @@ pub enum PromoteError {
     NoWrites { node: String, waited: Duration },
     #[error("node {node} is in trouble: {what}")]
     Node { node: String, what: String },
+    #[error(
+        "node {node} has {what} that the plan did not know of: its WAL ends at {end}, and not \
+         at {known}; rewound for {leader} it would lose them, which --discard-commits allows"
+    )]
+    Gained {
+        node: String,
+        leader: String,
+        /// How many commits, as far as they could be counted.
+        what: String,
+        known: Lsn,
+        end: Lsn,
+    },
     /// The promotion is done; these are not behind the new primary.
     #[error("{new} is the primary, and {} not following it: {}", if nodes.len() == 1 { "one node is" } else { "some nodes are" }, nodes.join("; "))]
     NotFollowing { new: String, nodes: Vec<String> },
@@ -107,6 +119,8 @@ pub enum Refusal {
     StillReceiving { node: String, from: String },
     #[error("node {node} is of the cluster with system identifier {found}, and not {expected}")]
     OtherCluster { node: String, found: u64, expected: u64 },
+    #[error("store {location} cannot be asked how far its WAL goes: {why}")]
+    SilentStore { location: String, why: String },
     #[error("no standby answers")]
     NoCandidate,
     #[error("there is no node {0}")]
@@ -131,4 +145,16 @@ pub enum Refusal {
     NoWay { node: String, from: Lsn, to: Lsn },
     #[error("there is a primary, {0}, and the unfinished promotion had not come to its own yet")]
     Overtaken(String),
+    #[error(
+        "{at} has WAL up to {end} of timeline {timeline} now, and {new} would be promoted with what there is up to {target}"
+    )]
+    MoreWal {
+        new: String,
+        target: Lsn,
+        timeline: TimelineId,
+        end: Lsn,
+        at: String,
+    },
+    #[error("what is found has changed since the question was asked: this plan does not hold any more")]
+    Changed,
 }

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
+use super::gained::{self, Loss};
 use super::hook::Hook;
-use super::node::{Answer, Node, conninfo_of, major_of};
-use super::source::{Cluster, walk};
+use super::node::{Answer, Node, conninfo_of};
+use super::slots;
+use super::source::walk;
+use super::steps::cluster_of;
 use super::survey::own_source;
 use super::{NodeSettings, PromoteError, Refusal, Settings};
 use crate::backup::recovery;
@@ -71,15 +74,16 @@ pub async fn rejoin(settings: &Settings, name: &str) -> Result<(String, String),
         }
     }
     let leader = primary.ok_or(Refusal::NoPrimary)?;
-    let done = Box::pin(follow(settings, &leader, node)).await?;
+    let done = Box::pin(follow(settings, &leader, node, Loss::Any)).await?;
     Ok((leader.node.name().to_owned(), done))
 }
 
-/// Returns what was done, when the node streams from the leader.
+/// Returns what was done, when the node streams from the leader. It is rewound if need be, but only for this loss.
 pub(super) async fn follow(
     settings: &Settings,
     leader: &Leader,
     node: &NodeSettings,
+    loss: Loss,
 ) -> Result<String, PromoteError> {
     let kept = kept_place(settings, node);
     let silence = match Node::reach(node, settings.answer_timeout).await {
@@ -92,10 +96,11 @@ pub(super) async fn follow(
                 let done = direct(settings, leader, &live).await?;
                 // Of an earlier call that was killed when it had started the node.
                 remove_kept(&kept)?;
-                return Ok(done);
+                return Ok(done + &slots::let_go(settings, leader, &live).await);
             }
-            drop(live);
             needs_disk(node)?;
+            gained::check_live(leader, &live, &answer, loss).await?;
+            drop(live);
             stop_server(settings, node, Some(&answer.bin_dir)).await?;
             None
         }
@@ -115,8 +120,12 @@ pub(super) async fn follow(
             &format!("its postmaster (process {pid}) lives: {why}"),
         ));
     }
-    let rewound = match kept.join(KEPT).exists() || diverged(leader, dir).await? {
+    let begun = kept.join(KEPT).exists();
+    let rewound = match begun || diverged(leader, dir).await? {
         true => {
+            if !begun {
+                gained::check_dead(leader, &node.name, dir, loss).await?;
+            }
             rewind(leader, node, dir, &kept).await?;
             true
         }
@@ -127,18 +136,16 @@ pub(super) async fn follow(
     let live = reach_started(settings, node).await?;
     direct(settings, leader, &live).await?;
     remove_kept(&kept)?;
-    Ok(match rewound {
-        true => format!(
-            "{} was rewound and streams from {}",
-            node.name,
-            leader.node.name()
-        ),
-        false => format!(
-            "{} was started and streams from {}",
-            node.name,
-            leader.node.name()
-        ),
-    })
+    let how = match rewound {
+        true => "rewound",
+        false => "started",
+    };
+    let slots = slots::let_go(settings, leader, &live).await;
+    Ok(format!(
+        "{} was {how} and streams from {}{slots}",
+        node.name,
+        leader.node.name()
+    ))
 }
 
 fn trouble(node: &NodeSettings, what: &str) -> PromoteError {
@@ -151,13 +158,8 @@ fn trouble(node: &NodeSettings, what: &str) -> PromoteError {
 /// All that the standby has is WAL of the new primary, too.
 async fn shares(leader: &Leader, node: &Arc<Node>, answer: &Answer) -> Result<bool, PromoteError> {
     let path = Arc::new(node.history(answer.timeline).await?);
-    let cluster = Cluster {
-        system_id: answer.system_id,
-        segment_size: answer.segment_size,
-        major: major_of(answer.version),
-    };
     let source = own_source(node, answer.segment_size);
-    let end = walk(&[&source], &cluster, &path, answer.lsn, None, |_| {}).await?;
+    let end = walk(&[&source], &cluster_of(answer), &path, answer.lsn, None, |_| {}).await?;
     Ok(leader.path.shares(&path, end))
 }
 
@@ -189,6 +191,18 @@ async fn direct(settings: &Settings, leader: &Leader, node: &Arc<Node>) -> Resul
             kicked = Instant::now();
         }
         tokio::time::sleep(POLL).await;
+    }
+    // It may stream and yet be about to end its recovery, or have ended it just now.
+    if let Some(target) = node.promotes_at().await? {
+        let what =
+            format!("it would end its recovery and be a primary itself: {target}; reset that and restart it");
+        return Err(trouble(&node.settings, &what));
+    }
+    if !node.in_recovery().await? {
+        return Err(trouble(
+            &node.settings,
+            "it has ended its recovery and is a primary itself: stop it",
+        ));
     }
     Ok(format!("{} streams from {}", node.name(), leader.node.name()))
 }
@@ -362,12 +376,7 @@ fn make_standby(leader: &Leader, dir: &Path) -> Result<(), PromoteError> {
         value.trim().trim_matches('\'').replace("''", "'")
     });
     let conninfo = conninfo_of(&leader.node.settings, &former)?.to_libpq();
-    let mut text = String::new();
-    for line in old.lines().filter(|line| !is_conninfo(line)) {
-        text.push_str(line);
-        text.push('\n');
-    }
-    text.push_str(&format!("primary_conninfo = {}\n", recovery::quote(&conninfo)));
+    let text = recovery::following(&old, &conninfo);
     durable::replace(&path, text.as_bytes())?;
     durable::replace(&dir.join("standby.signal"), b"")?;
     Ok(())

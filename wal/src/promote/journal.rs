@@ -75,6 +75,14 @@ pub struct Done {
     pub note: String,
 }
 
+/// Where the WAL of a node ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownEnd {
+    pub node: String,
+    #[serde(with = "position")]
+    pub end: Option<Lsn>,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Journal {
     version: u32,
@@ -87,6 +95,12 @@ pub struct Journal {
     pub way: Way,
     #[serde(with = "position")]
     pub target: Option<Lsn>,
+    /// The newest timeline that the plan knew.
+    #[serde(default)]
+    pub newest: Option<u32>,
+    /// Where the WAL of each standby ended for the plan.
+    #[serde(default)]
+    pub ends: Vec<KnownEnd>,
     pub steps: Vec<Step>,
     pub done: Vec<Done>,
     /// Settings of the new primary that were changed, and what ALTER SYSTEM had given them before.
@@ -99,6 +113,10 @@ pub struct Journal {
 
 impl Journal {
     pub(super) fn of(plan: &Plan, begun: u64) -> Journal {
+        let ends = plan.ends.iter().map(|(node, end)| KnownEnd {
+            node: node.clone(),
+            end: Some(*end),
+        });
         Journal {
             version: VERSION,
             begun,
@@ -108,6 +126,8 @@ impl Journal {
             new: plan.new.clone(),
             way: plan.way.clone(),
             target: plan.target,
+            newest: Some(plan.newest.as_u32()),
+            ends: ends.collect(),
             steps: plan.steps.clone(),
             done: Vec::new(),
             changed: Vec::new(),
@@ -149,6 +169,12 @@ impl Journal {
 
     pub fn is_finished(&self) -> bool {
         self.steps.iter().all(|step| self.is_done(step))
+    }
+
+    /// Up to where the plan knew the WAL of a node. Of one that it did not see, what the new primary is given.
+    pub(super) fn knew(&self, node: &str) -> Option<Lsn> {
+        let known = self.ends.iter().find(|known| known.node == node);
+        known.and_then(|known| known.end).or(self.target)
     }
 
     /// What is still to be done.
@@ -208,8 +234,10 @@ mod tests {
             timeline: TimelineId::new(1).unwrap(),
             from: Lsn::new(16),
             target: Some(Lsn::new(32)),
+            newest: TimelineId::new(1).unwrap(),
             way: Way::Node("c".into()),
             steps: vec![Step::Bring, Step::Promote, Step::Follow("c".into())],
+            ends: vec![("c".into(), Lsn::new(32))],
         };
         let mut journal = Journal::of(&plan, 1);
         journal.done.push(Done {

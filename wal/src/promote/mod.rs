@@ -4,14 +4,17 @@
 //! [`Promotion`] does the plan's steps one after the other and notes each in a journal, so that whoever is killed
 //! between two of them is followed by one that goes on. [`rejoin`] brings a former primary behind the new one.
 
+mod again;
 mod error;
 mod follow;
+mod gained;
 mod hook;
 mod journal;
 mod loss;
 mod node;
 mod old;
 mod plan;
+mod slots;
 mod source;
 mod steps;
 mod survey;
@@ -22,10 +25,11 @@ use std::time::Duration;
 
 use skytide_sql::conn::ConnectString;
 
+pub use again::reconsider;
 pub use error::{PromoteError, Refusal};
 pub use follow::rejoin;
 pub use hook::{Hook, HookError};
-pub use journal::{Done, Journal, Step};
+pub use journal::{Done, Journal, KnownEnd, Step};
 pub use loss::Lacks;
 pub use plan::{Plan, Way, Wish, choose};
 pub use steps::Promotion;

@@ -39,6 +39,12 @@ select pg_is_in_recovery(),
        case when pg_is_in_recovery() then null
             else left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end";
 
+const PROMOTES_AT: &str = "\
+select string_agg(name || ' = ' || setting, ', ') from pg_settings
+ where name in ('recovery_target', 'recovery_target_name', 'recovery_target_time', 'recovery_target_xid',
+                'recovery_target_lsn')
+   and setting <> '' and current_setting('recovery_target_action') = 'promote'";
+
 /// Of the files of a segment the newest timeline's: a standby has that as soon as it follows the timeline.
 const NEWEST_FILE: &str = "\
 select max(name) from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$' and substr(name, 9) = $1";
@@ -258,6 +264,12 @@ impl Node {
         Ok(row.map_err(self.failed("say whether it is in recovery"))?.get(0))
     }
 
+    /// The setting by which its recovery ends some day, and it promotes itself.
+    pub async fn promotes_at(&self) -> Result<Option<String>, PromoteError> {
+        let row = self.session.query_one(PROMOTES_AT, &[]).await;
+        Ok(row.map_err(self.failed("show its settings"))?.get(0))
+    }
+
     /// Asks for promotion and does not wait for it.
     pub async fn promote(&self) -> Result<(), PromoteError> {
         let row = self.session.query_one("select pg_promote(false)", &[]).await;
@@ -293,6 +305,15 @@ impl Node {
         let sql = "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1";
         let done = self.session.query_opt(sql, &[&slot]).await;
         done.map_err(self.failed("drop a slot")).map(drop)
+    }
+
+    /// Its physical slots that nobody uses.
+    pub async fn idle_slots(&self) -> Result<Vec<String>, PromoteError> {
+        let sql = "select slot_name::text from pg_replication_slots \
+                   where slot_type = 'physical' and not active and not temporary order by slot_name";
+        let rows = self.session.query(sql, &[]).await;
+        let rows = rows.map_err(self.failed("show its slots"))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Streams this timeline.

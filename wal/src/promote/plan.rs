@@ -20,6 +20,12 @@ pub struct Wish {
     pub switchover: bool,
     /// A walreceiver that is still connected is no sign of a living primary.
     pub believe_dead: bool,
+    /// A former primary, where that cannot be found out.
+    pub old: Option<String>,
+    /// A store that cannot be asked has nothing that is needed.
+    pub without_silent_stores: bool,
+    /// A node is rewound though it has commits that the plan did not know of.
+    pub discard_commits: bool,
 }
 
 /// How the new primary gets what it lacks.
@@ -45,8 +51,24 @@ pub struct Plan {
     pub from: Lsn,
     /// Where its WAL ends when it is promoted. In a switchover that is known when the primary has stopped.
     pub target: Option<Lsn>,
+    /// The newest timeline that was found.
+    pub newest: TimelineId,
     pub way: Way,
     pub steps: Vec<Step>,
+    /// Where the WAL of each standby ended.
+    pub ends: Vec<(String, Lsn)>,
+}
+
+impl Plan {
+    /// Does the same as another plan. How far the standbys of a living primary are is different each time.
+    pub fn does_as(&self, other: &Plan) -> bool {
+        let ends = |plan: &Plan| (!plan.switchover).then(|| plan.ends.clone());
+        self.switchover == other.switchover
+            && (self.system_id, &self.old, &self.new) == (other.system_id, &other.old, &other.new)
+            && (self.timeline, self.newest, self.target) == (other.timeline, other.newest, other.target)
+            && (&self.way, &self.steps) == (&other.way, &other.steps)
+            && ends(self) == ends(other)
+    }
 }
 
 /// Makes the plan.
@@ -57,7 +79,8 @@ pub fn choose(survey: &Survey, settings: &Settings, wish: &Wish) -> Result<Plan,
     })
 }
 
-fn failover(survey: &Survey, settings: &Settings, wish: &Wish) -> Result<Plan, Refusal> {
+/// Nobody is promoted beside a primary that lives.
+pub(super) fn check_dead(survey: &Survey, believe_dead: bool) -> Result<(), Refusal> {
     if let Some(primary) = survey.primaries().next() {
         return Err(Refusal::PrimaryAlive(primary.to_owned()));
     }
@@ -73,12 +96,40 @@ fn failover(survey: &Survey, settings: &Settings, wish: &Wish) -> Result<Plan, R
     let mut receiving = survey
         .standbys()
         .filter_map(|(name, standby)| Some((name, direct(standby)?)));
-    if let Some((node, from)) = receiving.next().filter(|_| !wish.believe_dead) {
-        return Err(Refusal::StillReceiving {
+    match receiving.next().filter(|_| !believe_dead) {
+        None => Ok(()),
+        Some((node, from)) => Err(Refusal::StillReceiving {
             node: node.to_owned(),
             from,
-        });
+        }),
     }
+}
+
+/// What a store has that cannot be asked may be what nobody else has.
+pub(super) fn check_stores(survey: &Survey, without_silent_stores: bool) -> Result<(), Refusal> {
+    let silent = survey
+        .stores
+        .iter()
+        .find_map(|store| Some((store, store.trouble.clone()?)));
+    match silent.filter(|_| !without_silent_stores) {
+        None => Ok(()),
+        Some((store, why)) => Err(Refusal::SilentStore {
+            location: store.location.clone(),
+            why,
+        }),
+    }
+}
+
+fn ends_of(survey: &Survey) -> Vec<(String, Lsn)> {
+    let standbys = survey.standbys();
+    standbys
+        .map(|(name, standby)| (name.to_owned(), standby.end))
+        .collect()
+}
+
+fn failover(survey: &Survey, settings: &Settings, wish: &Wish) -> Result<Plan, Refusal> {
+    check_dead(survey, wish.believe_dead)?;
+    check_stores(survey, wish.without_silent_stores)?;
     let (new, standby) = candidate(survey, wish.to.as_deref())?;
     let node = settings
         .node(new)
@@ -113,8 +164,10 @@ fn failover(survey: &Survey, settings: &Settings, wish: &Wish) -> Result<Plan, R
         timeline: standby.timeline,
         from: standby.end,
         target: Some(target),
+        newest: furthest.timeline,
         way,
         steps,
+        ends: ends_of(survey),
     })
 }
 
@@ -152,8 +205,13 @@ fn switchover(survey: &Survey, settings: &Settings, wish: &Wish) -> Result<Plan,
         timeline: standby.timeline,
         from: standby.end,
         target: None,
+        newest: survey
+            .furthest
+            .as_ref()
+            .map_or(standby.timeline, |furthest| furthest.timeline),
         way: Way::Own,
         steps,
+        ends: ends_of(survey),
     })
 }
 

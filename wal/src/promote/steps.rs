@@ -7,12 +7,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use skytide_sql::Lsn;
 
 use super::follow::{self, Leader};
+use super::gained::Loss;
 use super::journal::{self, Done, Journal, Step};
 use super::node::{Answer, Node, conninfo_of, major_of};
-use super::plan::{Plan, Way, restore_command_of};
+use super::plan::{Plan, Way, Wish, restore_command_of};
 use super::source::{Cluster, walk};
 use super::survey::own_source;
-use super::{NodeSettings, PromoteError, Refusal, Settings};
+use super::{NodeSettings, PromoteError, Refusal, Settings, again};
 use crate::control::ClusterState;
 use crate::ship::{DeadServer, ShipError};
 use crate::tail::words;
@@ -23,7 +24,7 @@ const POLL: Duration = Duration::from_millis(2);
 const FIRST_KICK: Duration = Duration::from_millis(20);
 const LAST_KICK: Duration = Duration::from_millis(500);
 /// A slot that is there from the promotion until the others follow.
-const HOLD: &str = "skytide_promote";
+pub(super) const HOLD: &str = "skytide_promote";
 /// What was on its way when a primary stopped.
 const LAST_WAL: Duration = Duration::from_secs(2);
 
@@ -31,6 +32,7 @@ const LAST_WAL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Promotion<'s> {
     settings: &'s Settings,
+    wish: Wish,
     journal: Journal,
     /// Read for the plan already.
     dead: Option<DeadServer>,
@@ -38,59 +40,50 @@ pub struct Promotion<'s> {
 }
 
 impl<'s> Promotion<'s> {
-    /// Writes the plan down. `dead` is the old primary's disk, if it was read.
-    pub fn begin(
+    /// Writes the plan down. `dead` is the old primary's disk, if it was read; `replaces` an unfinished promotion that
+    /// does not go on.
+    pub async fn begin(
         settings: &'s Settings,
         plan: &Plan,
+        wish: &Wish,
         dead: Option<DeadServer>,
+        replaces: Option<&Journal>,
     ) -> Result<Promotion<'s>, PromoteError> {
         let lock = journal::lock(&settings.journal)?;
-        if let Some(open) = Journal::read(&settings.journal)?.filter(|journal| !journal.is_finished()) {
-            return Err(Refusal::OtherBegun { new: open.new }.into());
-        }
+        let open = Journal::read(&settings.journal)?.filter(|journal| !journal.is_finished());
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let journal = Journal::of(plan, now.map_or(0, |now| now.as_secs()));
+        let mut journal = Journal::of(plan, now.map_or(0, |now| now.as_secs()));
+        match open {
+            Some(open) if replaces != Some(&open) => {
+                return Err(Refusal::OtherBegun { new: open.new }.into());
+            }
+            Some(open) if open.new == journal.new => journal.changed = open.changed,
+            Some(open) => put_back(settings, &open).await,
+            None => {}
+        }
         journal.write(&settings.journal)?;
         Ok(Promotion {
             settings,
+            wish: wish.clone(),
             journal,
             dead,
             _lock: lock,
         })
     }
 
-    /// The one that the journal says is not finished.
-    pub async fn resume(settings: &'s Settings) -> Result<Option<Promotion<'s>>, PromoteError> {
+    /// The one that the journal says is not finished, after [`again::reconsider`].
+    pub fn resume(settings: &'s Settings, wish: &Wish) -> Result<Option<Promotion<'s>>, PromoteError> {
         let lock = journal::lock(&settings.journal)?;
         let Some(journal) = Journal::read(&settings.journal)?.filter(|journal| !journal.is_finished()) else {
             return Ok(None);
         };
-        let promotion = Promotion {
+        Ok(Some(Promotion {
             settings,
+            wish: wish.clone(),
             journal,
             dead: None,
             _lock: lock,
-        };
-        promotion.check_not_overtaken().await?;
-        Ok(Some(promotion))
-    }
-
-    /// Before it is promoted, no other node may have become a primary since the plan was made.
-    async fn check_not_overtaken(&self) -> Result<(), PromoteError> {
-        let journal = &self.journal;
-        if journal.is_done(&Step::Promote) || (journal.switchover && !journal.is_done(&Step::Stop)) {
-            return Ok(());
-        }
-        let others = self.settings.nodes.iter().filter(|node| node.name != journal.new);
-        for settings in others {
-            let Ok(node) = Node::reach(settings, self.settings.answer_timeout).await else {
-                continue;
-            };
-            if !node.in_recovery().await? {
-                return Err(Refusal::Overtaken(settings.name.clone()).into());
-            }
-        }
-        Ok(())
+        }))
     }
 
     pub fn journal(&self) -> &Journal {
@@ -416,14 +409,15 @@ impl<'s> Promotion<'s> {
 
     async fn promote(&mut self) -> Result<String, PromoteError> {
         let node = self.reach(&self.journal.new).await?;
-        let began = Instant::now();
         if node.in_recovery().await? {
+            again::check(self.settings, &self.journal, &self.wish).await?;
             // Its first checkpoint as a primary would remove WAL that those who are to follow have not got yet.
             if let Err(error) = node.make_slot(HOLD).await {
                 let why = words(&error);
                 tracing::warn!(why, "nothing holds WAL for the other standbys");
             }
             node.promote().await?;
+            let began = Instant::now();
             while node.in_recovery().await? {
                 let waited = began.elapsed();
                 if waited > self.settings.wait_timeout {
@@ -471,7 +465,11 @@ impl<'s> Promotion<'s> {
 
     async fn follow(&mut self, name: &str) -> Result<String, PromoteError> {
         let leader = Leader::reach(self.settings, self.node(&self.journal.new)?).await?;
-        follow::follow(self.settings, &leader, self.node(name)?).await
+        let loss = match self.journal.knew(name).filter(|_| !self.wish.discard_commits) {
+            Some(known) => Loss::Known(known),
+            None => Loss::Any,
+        };
+        follow::follow(self.settings, &leader, self.node(name)?, loss).await
     }
 
     async fn tidy(&mut self) -> Result<String, PromoteError> {
@@ -480,18 +478,46 @@ impl<'s> Promotion<'s> {
         if self.journal.changed.is_empty() {
             return Ok("no setting was changed".into());
         }
-        let mut names = Vec::new();
-        for (setting, before) in &self.journal.changed {
-            // Only these are ever changed.
-            let known = ["restore_command", "recovery_min_apply_delay", "primary_slot_name"];
-            let Some(known) = known.into_iter().find(|known| known == setting) else {
-                continue;
-            };
-            node.set(known, before.as_deref()).await?;
-            names.push(known);
-        }
-        node.reload().await?;
+        let names = restore(&node, &self.journal.changed).await?;
         Ok(format!("{} as before", names.join(", ")))
+    }
+}
+
+/// Gives a node back the settings that were changed on it.
+async fn restore(
+    node: &Node,
+    changed: &[(String, Option<String>)],
+) -> Result<Vec<&'static str>, PromoteError> {
+    let mut names = Vec::new();
+    for (setting, before) in changed {
+        // Only these are ever changed.
+        let known = ["restore_command", "recovery_min_apply_delay", "primary_slot_name"];
+        let Some(known) = known.into_iter().find(|known| known == setting) else {
+            continue;
+        };
+        node.set(known, before.as_deref()).await?;
+        names.push(known);
+    }
+    node.reload().await?;
+    Ok(names)
+}
+
+/// What a promotion changed that another one takes the place of. Its node may be dead by now.
+async fn put_back(settings: &Settings, given_up: &Journal) {
+    let changed = &given_up.changed;
+    let Some(node) = settings.node(&given_up.new).filter(|_| !changed.is_empty()) else {
+        return;
+    };
+    let done = async { restore(&*Node::reach(node, settings.answer_timeout).await?, changed).await };
+    if let Err(error) = done.await {
+        let (node, why) = (&given_up.new, words(&error));
+        let names: Vec<&str> = changed.iter().map(|(name, _)| name.as_str()).collect();
+        tracing::warn!(
+            node,
+            ?names,
+            why,
+            "settings could not be put back: do that, the node keeps them"
+        );
     }
 }
 
@@ -501,7 +527,7 @@ fn pass(failpoint: &str) {
     let _ = failpoint;
 }
 
-fn cluster_of(answer: &Answer) -> Cluster {
+pub(super) fn cluster_of(answer: &Answer) -> Cluster {
     Cluster {
         system_id: answer.system_id,
         segment_size: answer.segment_size,

@@ -7,9 +7,12 @@ use skytide_sql::Lsn;
 use skytide_sql::conn::ConnectError;
 
 use super::sync_names::SyncNames;
+use crate::TimelineId;
 use crate::durable::FileError;
+use crate::ship::ShipError;
 use crate::store::StoreError;
 use crate::store::identity::IdentityError;
+use crate::succession::Successor;
 use crate::tail::TailError;
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,27 @@ pub enum ServerError {
     },
     #[error("the primary lives: it streams WAL to this standby")]
     PrimaryLives,
+    #[error(
+        "the primary lives: the server that primary_conninfo names answers at {host}, and takes writes or may"
+    )]
+    PrimaryAnswers { host: String },
+    #[error(
+        "whether the primary lives is not known: nobody may ask the standby, its processes do not tell whether it \
+         streams, and primary_conninfo is not set here"
+    )]
+    PrimaryUnknown,
+    #[error(
+        "the standby has replayed timeline {timeline} up to {replayed}, and by store {location} timeline {} left it at {}: \
+         somebody else took over", successor.timeline, successor.lsn
+    )]
+    LeftBehind {
+        timeline: TimelineId,
+        replayed: Lsn,
+        successor: Successor,
+        location: String,
+    },
+    #[error("the standby's own WAL cannot be read")]
+    OwnWal(#[source] Box<ShipError>),
     #[error("this standby is of the cluster {standby}, store {location} of {store}")]
     OtherCluster {
         standby: u64,

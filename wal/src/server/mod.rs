@@ -5,6 +5,7 @@
 //! overrides is found out and said.
 
 mod archiving;
+mod closed;
 mod error;
 mod facts;
 mod pidfile;

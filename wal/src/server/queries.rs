@@ -57,6 +57,24 @@ select pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_replay_lsn()::text
 
 pub const REPLAYED: &str = "select pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_replay_lsn()::text";
 
+/// And on which timeline, for those who may list `pg_wal`. The control file is behind; of the files of a segment a standby has the newest
+/// timeline's as soon as it follows that.
+pub const PLACE: &str = "\
+with place as (
+    select pg_catalog.pg_last_wal_replay_lsn() as lsn,
+           pg_catalog.div(pg_catalog.pg_last_wal_replay_lsn() - '0/0'::pg_lsn, size) as number,
+           pg_catalog.div(4294967296, size) as per_id
+      from (select setting::numeric as size from pg_catalog.pg_settings where name = 'wal_segment_size') s)
+select pg_catalog.pg_is_in_recovery(), lsn::text,
+       greatest((select timeline_id from pg_catalog.pg_control_checkpoint()),
+                (select min_recovery_end_timeline from pg_catalog.pg_control_recovery()),
+                (select received_tli from pg_catalog.pg_stat_wal_receiver),
+                (select max(('x' || left(name, 8))::bit(32)::int4) from pg_catalog.pg_ls_waldir()
+                  where name ~ '^[0-9A-F]{24}$'
+                    and substr(name, 9) = upper(lpad(to_hex(div(number, per_id)::int8), 8, '0')
+                                                || lpad(to_hex(mod(number, per_id)::int8), 8, '0'))))
+  from place";
+
 /// Only tells the server to: its own waiting looks every 100 ms.
 pub const PROMOTE: &str = "select pg_catalog.pg_promote(false)";
 

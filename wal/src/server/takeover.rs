@@ -1,29 +1,26 @@
 //! A standby takes over, from its own host.
 //!
 //! In order: what the stores have is replayed, so that nothing is left behind there; the server is told to promote; it
-//! has taken over when it gives out a transaction id. A server that lets nobody connect (`hot_standby = off`) is told by
-//! `promote` in its data directory and a signal, as `pg_ctl promote` does, and its control file says when it is done; that
-//! it asks its `restore_command` for all there is before it ends recovery is then the server's own work.
+//! has taken over when it gives out a transaction id. One that lets nobody connect is in `closed`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use skytide_sql::Lsn;
 use skytide_sql::conn::{ConnectError, ConnectString, Session, connect};
 use skytide_sql::fault::Fault;
 
 use super::error::{Doing, ServerError};
 use super::pidfile::Postmaster;
-use super::{queries, replay};
-use crate::control::{self, ClusterState, ControlFile};
-use crate::durable::{self, Attach};
+use super::{closed, queries, replay};
+use crate::durable::Attach;
 use crate::store::Store;
+use crate::succession::successor_of;
 use crate::tail::look;
 use crate::{HistoryFile, TimelineId, WalFileName};
 
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 const DOING: &str = "ask the standby how far it is";
 
 #[derive(Debug, Clone)]
@@ -31,11 +28,14 @@ pub struct Takeover {
     /// The standby's.
     pub data_dir: PathBuf,
     pub server: ConnectString,
+    /// The primary's, for a standby that cannot be asked whether it streams.
+    pub primary: Option<ConnectString>,
     pub application_name: String,
     pub stores: Vec<Arc<dyn Store>>,
     /// For the stores' WAL to be replayed, and again for the promotion.
     pub patience: Duration,
-    /// Though the primary lives, though a store cannot be asked, though its WAL is not replayed.
+    /// Though the primary lives, though a store cannot be asked, though its WAL is not replayed, though the standby was
+    /// left behind by its successor.
     pub force: bool,
 }
 
@@ -77,7 +77,7 @@ pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
         match connect(&settings.server, &settings.application_name).await {
             Ok(session) => break session,
             Err(_) if postmaster.refuses_connections() => {
-                return without_connections(settings, postmaster).await;
+                return Box::pin(closed::take_over(settings, postmaster)).await;
             }
             // It starts, or replays up to a consistent place.
             Err(error) if error.fault() == Fault::Retry && began.elapsed() < settings.patience => {
@@ -107,8 +107,11 @@ pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
     replay::resume(&session, settings.patience).await?;
     let stored = furthest(settings, system_id.cast_unsigned()).await?;
     let began = Instant::now();
+    was_not_left(&session, settings).await?;
     if let Some((lsn, location)) = &stored {
         replays(&session, settings, *lsn, location, &restore_command).await?;
+        // The WAL that it has replayed meanwhile may be that of the timeline that was left.
+        was_not_left(&session, settings).await?;
     }
     let replayed_in = began.elapsed();
     fail::fail_point!("takeover::replayed");
@@ -121,8 +124,58 @@ pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
     done(settings, stored, replayed_in, began).await
 }
 
+/// What the standby has replayed is WAL of whoever went on from its timeline, as far as the stores know of one.
+async fn was_not_left(session: &Session, settings: &Takeover) -> Result<(), ServerError> {
+    let row = session.query_one(queries::PLACE, &[]).await.doing(DOING)?;
+    let (in_recovery, replayed, timeline): (bool, Option<String>, Option<i32>) =
+        (row.get(0), row.get(1), row.get(2));
+    let replayed = replayed.and_then(|lsn| lsn.parse().ok());
+    let timeline = timeline.and_then(|timeline| u32::try_from(timeline).ok());
+    match (timeline.and_then(TimelineId::new), replayed) {
+        (Some(timeline), Some(replayed)) if in_recovery => {
+            check_successor(settings, timeline, replayed).await
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Positions alone would not tell: the successor's WAL may end behind or before what the standby has.
+pub(super) async fn check_successor(
+    settings: &Takeover,
+    timeline: TimelineId,
+    replayed: Lsn,
+) -> Result<(), ServerError> {
+    for store in &settings.stores {
+        let location = store.location().to_owned();
+        let successor = match successor_of(&**store, timeline).await {
+            Ok(successor) => successor,
+            Err(source) if settings.force => {
+                let error: &dyn std::error::Error = &source;
+                tracing::warn!(location, error, "a store cannot be asked who went on");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Some(successor) = successor.filter(|successor| successor.lsn < replayed) else {
+            continue;
+        };
+        if settings.force {
+            let (newer, left) = (successor.timeline, successor.lsn);
+            tracing::warn!(%timeline, %replayed, %newer, %left, location, "somebody else took over before this standby");
+            continue;
+        }
+        return Err(ServerError::LeftBehind {
+            timeline,
+            replayed,
+            successor,
+            location,
+        });
+    }
+    Ok(())
+}
+
 /// Waits for the first write.
-async fn done(
+pub(super) async fn done(
     settings: &Takeover,
     stored: Option<(Lsn, String)>,
     replayed_in: Duration,
@@ -160,7 +213,10 @@ async fn done(
 }
 
 /// The furthest place that any store has WAL up to.
-async fn furthest(settings: &Takeover, system_id: u64) -> Result<Option<(Lsn, String)>, ServerError> {
+pub(super) async fn furthest(
+    settings: &Takeover,
+    system_id: u64,
+) -> Result<Option<(Lsn, String)>, ServerError> {
     let mut furthest: Option<(Lsn, String)> = None;
     for store in &settings.stores {
         let location = store.location().to_owned();
@@ -250,31 +306,4 @@ fn left(data_dir: &Path, timeline: TimelineId) -> Result<Option<Ending>, ServerE
         timeline: ancestor.timeline,
         lsn: history.begin(),
     }))
-}
-
-/// The way of `pg_ctl promote` (`CheckPromoteSignal`).
-async fn without_connections(settings: &Takeover, postmaster: Postmaster) -> Result<TookOver, ServerError> {
-    let began = Instant::now();
-    durable::replace(&settings.data_dir.join("promote"), b"")?;
-    let path = settings.data_dir.join("postmaster.pid");
-    let pid = Pid::from_raw(postmaster.pid).ok_or(ServerError::Answer("a process"))?;
-    kill_process(pid, Signal::USR1)
-        .map_err(std::io::Error::from)
-        .to("signal the process in", &path)?;
-    while state(&settings.data_dir)? != Some(ClusterState::InProduction) {
-        if began.elapsed() > settings.patience {
-            return Err(ServerError::NotPromoted {
-                waited: settings.patience,
-            });
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-    done(settings, None, Duration::ZERO, began).await
-}
-
-/// `None`: the file is just being written.
-fn state(data_dir: &Path) -> Result<Option<ClusterState>, ServerError> {
-    let path = data_dir.join(control::PATH);
-    let bytes = std::fs::read(&path).to("read", &path)?;
-    Ok(ControlFile::parse(&bytes).ok().map(|control| control.state))
 }

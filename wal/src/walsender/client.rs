@@ -130,7 +130,7 @@ impl Client {
         Ok(client)
     }
 
-    async fn is_read_only(&mut self) -> Result<bool, WalsenderError> {
+    pub(crate) async fn is_read_only(&mut self) -> Result<bool, WalsenderError> {
         // Servers from 14 on report it by themselves.
         if let Some(standby) = self.server.get("in_hot_standby") {
             return Ok(standby == "on");

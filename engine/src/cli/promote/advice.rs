@@ -24,6 +24,11 @@ impl Advice for Refusal {
                  after wal_receiver_timeout. If the primary is dead for certain: --believe-dead."
                     .into()
             }
+            Refusal::SilentStore { .. } => {
+                "It may have acknowledged commits that no node has, and they would be lost. Make it reachable; if it is \
+                 gone for good: --without-silent-stores."
+                    .into()
+            }
             Refusal::OtherCluster { .. } => "Correct db in the sections [node NAME].".into(),
             Refusal::NoCandidate => "Start a standby, or restore one from a backup: skytide walmgr CONF restore.".into(),
             Refusal::UnknownNode(_) => "nodes in section [promote] has their names.".into(),
@@ -52,8 +57,15 @@ impl Advice for Refusal {
                  the journal (journal in section [promote])."
             ),
             Refusal::Overtaken(node) => format!(
-                "If {node} shall stay the primary, remove the journal (journal in section [promote]); otherwise stop it."
+                "If {node} shall stay the primary, remove the journal (journal in section [promote]), and put the node that \
+                 was to take over behind it: skytide promote CONF --rejoin NODE. Otherwise stop {node}."
             ),
+            Refusal::MoreWal { .. } => {
+                "Nothing was promoted. The same call makes a new plan; that of a switchover whose primary is stopped is made \
+                 without --switchover, when the journal (journal in section [promote]) is removed."
+                    .into()
+            }
+            Refusal::Changed => "The same call shows what there is now.".into(),
             _ => return None,
         })
     }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use skytide_wal::promote::{self, Done, Journal, Promotion, Refusal, Settings, Wish, choose, rejoin, survey};
+use skytide_wal::promote::{
+    Done, Journal, PromoteError, Promotion, Refusal, Settings, Wish, choose, reconsider, rejoin, survey,
+};
 
 use super::failure::Failure;
 use super::output::OutputMode;
@@ -67,8 +69,14 @@ pub struct PromoteWish {
     /// The primary is dead though a standby seems to receive from it, or a process has its postmaster's number
     #[arg(long)]
     believe_dead: bool,
+    /// A store cannot be asked how far its WAL goes: promote all the same, what only it has is lost
+    #[arg(long)]
+    without_silent_stores: bool,
+    /// Rewind nodes though they have commits that the plan did not know of, and nobody else has
+    #[arg(long)]
+    discard_commits: bool,
     /// Put a former primary, or any node, behind the primary there is: rewind it if need be, start it
-    #[arg(long, value_name = "NODE", conflicts_with_all = ["to", "switchover", "old", "believe_dead"])]
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["to", "switchover", "old", "believe_dead", "without_silent_stores", "discard_commits"])]
     rejoin: Option<String>,
 }
 
@@ -119,14 +127,31 @@ pub async fn carry_out(conf: &Path, wish: &PromoteWish, context: &Context) -> an
         }
         return Ok(Outcome::Done);
     }
+    let asked = Wish {
+        to: wish.to.clone(),
+        switchover: wish.switchover,
+        believe_dead: wish.believe_dead,
+        old: wish.old.clone(),
+        without_silent_stores: wish.without_silent_stores,
+        discard_commits: wish.discard_commits,
+    };
     let before = Journal::read(&settings.journal)?;
-    if let Some(open) = before.as_ref().filter(|journal| !journal.is_finished()) {
-        return go_on(open, &settings, wish, context).await;
+    let open = before.as_ref().filter(|journal| !journal.is_finished());
+    if let Some(open) = open {
+        match Box::pin(reconsider(&settings, open, &asked)).await? {
+            None => return go_on(open, &settings, &asked, wish.dry_run, context).await,
+            Some(why) => out.note(&format!(
+                "the promotion of {} that was begun ({}) does not go on, and a new plan is made: {why}",
+                open.new,
+                show::begun(open)
+            )),
+        }
     }
     let began = Instant::now();
     let mut found = Box::pin(survey(&settings, wish.old.as_deref(), wish.believe_dead)).await?;
     let primary = found.primaries().next().map(str::to_owned);
-    let done = done_before(before.as_ref(), primary.as_deref(), wish);
+    let finished = before.as_ref().filter(|journal| journal.is_finished());
+    let done = done_before(finished, primary.as_deref(), wish);
     if let Some(done) = done.filter(|_| !wish.dry_run) {
         out.note(&done);
         return match out.mode() {
@@ -136,14 +161,9 @@ pub async fn carry_out(conf: &Path, wish: &PromoteWish, context: &Context) -> an
             OutputMode::Table => Ok(Outcome::Done),
         };
     }
-    let asked = Wish {
-        to: wish.to.clone(),
-        switchover: wish.switchover,
-        believe_dead: wish.believe_dead,
-    };
     let plan = choose(&found, &settings, &asked);
     let outlook = Outlook::of(&found, plan.as_ref().ok(), began.elapsed());
-    let plan = match plan {
+    let mut plan = match plan {
         Ok(plan) => plan,
         Err(refusal) => {
             // What was seen is why.
@@ -164,11 +184,21 @@ pub async fn carry_out(conf: &Path, wish: &PromoteWish, context: &Context) -> an
             OutputMode::Table => Ok(Outcome::Done),
         };
     }
-    if !wish.yes && !agreed(&plan.new)? {
-        out.note("nothing was changed");
-        return Ok(Outcome::No);
+    if !wish.yes {
+        if !agreed(&plan.new)? {
+            out.note("nothing was changed");
+            return Ok(Outcome::No);
+        }
+        // A person takes his time, and a primary may come back meanwhile.
+        found = Box::pin(survey(&settings, wish.old.as_deref(), wish.believe_dead)).await?;
+        let now = choose(&found, &settings, &asked)?;
+        if !now.does_as(&plan) {
+            return Err(PromoteError::Refused(Refusal::Changed).into());
+        }
+        plan = now;
     }
-    let promotion = Promotion::begin(&settings, &plan, found.take_dead())?;
+    let begun = Promotion::begin(&settings, &plan, &asked, found.take_dead(), open);
+    let promotion = Box::pin(begun).await?;
     finish(promotion, Some(&outlook), context).await
 }
 
@@ -193,7 +223,8 @@ fn done_before(before: Option<&Journal>, primary: Option<&str>, wish: &PromoteWi
 async fn go_on(
     open: &Journal,
     settings: &Settings,
-    wish: &PromoteWish,
+    wish: &Wish,
+    dry_run: bool,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
     let out = &context.output;
@@ -201,7 +232,7 @@ async fn go_on(
         let refusal = Refusal::OtherBegun {
             new: open.new.clone(),
         };
-        return Err(promote::PromoteError::Refused(refusal).into());
+        return Err(PromoteError::Refused(refusal).into());
     }
     let left: Vec<String> = open.open().map(ToString::to_string).collect();
     out.note(&format!(
@@ -210,13 +241,13 @@ async fn go_on(
         show::begun(open),
         left.join(", ")
     ));
-    if wish.dry_run {
+    if dry_run {
         return match out.mode() {
             OutputMode::Json => out.json(&Report::of(None, Some(open))).map(|()| Outcome::Done),
             OutputMode::Table => Ok(Outcome::Done),
         };
     }
-    match Box::pin(Promotion::resume(settings)).await? {
+    match Promotion::resume(settings, wish)? {
         Some(promotion) => finish(promotion, None, context).await,
         None => Ok(Outcome::Done),
     }

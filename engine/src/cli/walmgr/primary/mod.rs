@@ -75,6 +75,19 @@ impl Advice for ServerError {
                  noticed yet."
                     .into()
             }
+            ServerError::PrimaryAnswers { .. } => {
+                "Two servers would take writes. Stop the primary first; then what it wrote last comes by sync there, and \
+                 boot here. If another server answers there: --force."
+                    .into()
+            }
+            ServerError::PrimaryUnknown => {
+                "Set primary_conninfo, so that the primary can be asked. If it is dead for certain: --force.".into()
+            }
+            ServerError::LeftBehind { .. } => {
+                "Clients may use the one that took over: put this standby behind it (skytide promote CONF --rejoin NODE). \
+                 --force takes over all the same, and there are two histories."
+                    .into()
+            }
             ServerError::OtherCluster { .. } => "Name this cluster's store in stores.".into(),
             ServerError::NoAnswer { .. } => {
                 "It may have WAL that this standby lacks. --force takes over without it: what only it has is lost.".into()

@@ -48,6 +48,7 @@ pub async fn run(settings: &WalmgrSettings, args: &BootArgs, context: &Context) 
     let takeover = Takeover {
         data_dir: data_dir(settings)?.to_owned(),
         server: target(settings)?,
+        primary: settings.server.clone(),
         application_name: settings.process.job_name.clone(),
         stores: store::open_all(settings)?,
         patience: args.wait,
