@@ -15,6 +15,7 @@ mod incremental;
 #[cfg(feature = "failpoints")]
 mod kills;
 mod recovery;
+mod places;
 mod timelines;
 
 /// A server that archives, and rows in it.

@@ -109,3 +109,7 @@ impl Advice for BackupError {
         }
     }
 }
+            BackupError::TablespaceTaken { path, .. } => Some(format!(
+                "Put the tablespace elsewhere: --tablespace OLD=NEW. If nothing needs what is in {}, remove it first.",
+                path.display()
+            )),
