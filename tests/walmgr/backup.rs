@@ -11,9 +11,11 @@ use skytide_fixtures::workload::{self, Load, LoadOptions, row_digest};
 use super::stage::{PATIENCE, Said, Stage, content};
 
 mod damage;
+mod gone;
 mod incremental;
 #[cfg(feature = "failpoints")]
 mod kills;
+mod places;
 mod recovery;
 mod timelines;
 

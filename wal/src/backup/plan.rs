@@ -7,7 +7,7 @@ use skytide_sql::Lsn;
 
 use super::recovery::StopAt;
 use super::stores::{Stores, list};
-use super::wal::{Inventory, Path};
+use super::wal::{Inventory, Path, next_record};
 use super::{BackupError, Label, Summary};
 use crate::commit::Outcome;
 use crate::decode::{Decoder, Expected, Record, Timelines};
@@ -142,7 +142,7 @@ async fn of_backup(
         WhichTimeline::Current => own,
         WhichTimeline::Number(number) => number,
     };
-    let restorer = Restorer::new(stores.all().to_vec(), Some(backup.system_identifier));
+    let restorer = Restorer::new(stores.alive(), Some(backup.system_identifier));
     let history = history(&restorer, timeline).await?;
     if history.owner(Lsn::new(backup.stop_lsn.as_u64().saturating_sub(1))) != own {
         return Err(BackupError::WalGap {
@@ -216,6 +216,8 @@ pub struct Scan {
 
 /// How far a scan came.
 pub struct Scanned {
+    /// The last whole record's beginning.
+    pub last_lsn: Option<Lsn>,
     /// Behind the last whole record.
     pub end_lsn: Option<Lsn>,
     pub stopped: bool,
@@ -229,6 +231,7 @@ impl Scan {
         mut see: impl FnMut(&Record<'_>) -> ControlFlow<()>,
     ) -> Result<Scanned, BackupError> {
         let mut scanned = Scanned {
+            last_lsn: None,
             end_lsn: None,
             stopped: false,
         };
@@ -253,6 +256,7 @@ impl Scan {
             loop {
                 match feed.next_record() {
                     Ok(Some(record)) => {
+                        scanned.last_lsn = Some(record.lsn);
                         scanned.end_lsn = Some(record.end_lsn);
                         if see(&record).is_break() {
                             scanned.stopped = true;
@@ -283,12 +287,14 @@ impl Scan {
         let stop_lsn = plan.backup.stop_lsn;
         match target {
             Target::Latest => {
+                self.consistent(plan).await?;
                 let (end, commit) = self.last_commit(&plan.wal.segments).await?;
                 plan.end_lsn = end;
                 plan.last_commit = commit;
                 return Ok(());
             }
             Target::Immediate => {
+                plan.last_commit = self.consistent(plan).await?;
                 plan.stop_at = StopAt::Immediate;
                 plan.end_lsn = Some(stop_lsn);
                 return Ok(());
@@ -307,7 +313,8 @@ impl Scan {
             .records(&plan.wal.segments, |record| {
                 let commit = commit_of(record);
                 let is_there = match target {
-                    Target::Lsn(lsn) => record.end_lsn >= *lsn,
+                    // What begins before it is replayed, as far as it may go.
+                    Target::Lsn(lsn) => record.lsn >= *lsn,
                     Target::Time(at) => commit.is_some_and(|commit| commit.time > *at),
                     Target::Xid(xid) | Target::BeforeXid(xid) => {
                         commit.is_some_and(|commit| commit.xid == *xid)
@@ -315,7 +322,7 @@ impl Scan {
                     Target::Name(name) => restore_point(record) == Some(name.as_bytes()),
                     Target::Latest | Target::Immediate => false,
                 };
-                let after = matches!(target, Target::Time(_) | Target::BeforeXid(_));
+                let after = matches!(target, Target::Lsn(_) | Target::Time(_) | Target::BeforeXid(_));
                 if is_there && after {
                     found = Some((record.lsn, record.lsn));
                     return ControlFlow::Break(());
@@ -330,6 +337,20 @@ impl Scan {
                 }
             })
             .await?;
+        if let (Target::Lsn(lsn), None, Some(last_lsn), Some(end)) =
+            (target, found, scanned.last_lsn, scanned.end_lsn)
+            && *lsn <= next_record(end, self.size)
+        {
+            // The server would give up at a target behind which it finds no record. It stops behind the last one that is
+            // there now, whatever comes into the stores until then.
+            plan.end_lsn = Some(end);
+            plan.last_commit = last;
+            plan.stop_at = StopAt::Lsn {
+                lsn: last_lsn,
+                inclusive: true,
+            };
+            return Ok(());
+        }
         let Some((lsn, end_lsn)) = found else {
             let end = scanned.end_lsn.unwrap_or(plan.backup.start_lsn);
             let mut what = format!(
@@ -357,9 +378,10 @@ impl Scan {
         plan.end_lsn = Some(end_lsn);
         plan.last_commit = last;
         plan.stop_at = match target {
+            // With "inclusive" the server would replay the first record behind it, too: a commit, say.
             Target::Lsn(lsn) => StopAt::Lsn {
                 lsn: *lsn,
-                inclusive: true,
+                inclusive: false,
             },
             Target::Time(at) => StopAt::Time(show(*at)),
             Target::Name(name) => StopAt::Name(name.clone()),
@@ -373,6 +395,31 @@ impl Scan {
             Target::Immediate => StopAt::Immediate,
         };
         Ok(())
+    }
+
+    /// Reads the WAL from the backup's start to its end, as recovery will have to. Returns the last commit in it.
+    async fn consistent(&self, plan: &Plan) -> Result<Option<Commit>, BackupError> {
+        let Plan { backup, wal, .. } = plan;
+        let mut last = None;
+        let scanned = self
+            .records(&wal.segments, |record| {
+                last = commit_of(record).or(last);
+                match next_record(record.end_lsn, self.size) >= backup.stop_lsn {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            })
+            .await?;
+        if scanned.stopped {
+            return Ok(last);
+        }
+        let end = scanned.end_lsn.unwrap_or(backup.start_lsn);
+        Err(BackupError::WalGap {
+            what: format!(
+                "what the stores have ends at {end}, and backup {} is consistent from {} on only",
+                backup.label, backup.stop_lsn
+            ),
+        })
     }
 
     /// The end of the WAL and its last commit, which is looked for from behind.
