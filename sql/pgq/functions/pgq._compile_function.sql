@@ -41,10 +41,10 @@ begin
         if l_arg = 'backup' then
             l_backup := true;
         elsif starts_with(l_arg, 'ignore=') then
-            l_ignore := regexp_split_to_array(substr(l_arg, 8), '[\s,]+');
+            l_ignore := regexp_split_to_array(substr(l_arg, 8), '[[:space:],]+');
         elsif starts_with(l_arg, 'pkey=') then
             l_pkey := substr(l_arg, 6);
-        elsif l_arg ~ '^ev_extra1=''([^''\\]|'''')*''$' and l_extra1 = l_schema || '.' || l_table then
+        elsif l_arg ~ E'^ev_extra1=''([^''\\\\]|'''')*''$' and l_extra1 = l_schema || '.' || l_table then
             l_extra1 := replace(substr(l_arg, 12, length(l_arg) - 12), '''''', '''');
         else
             return null;
@@ -57,7 +57,7 @@ begin
           join pg_catalog.pg_attribute t on t.attrelid = c.conrelid and t.attnum = k.attnum
          where c.conrelid = i_table and c.contype = 'p';
     else
-        l_keys := array_remove(regexp_split_to_array(l_pkey, '[\s,]+'), '');
+        l_keys := array_remove(regexp_split_to_array(l_pkey, '[[:space:],]+'), '');
     end if;
     select count(*) into l_count
       from pg_catalog.pg_attribute t

@@ -14,7 +14,7 @@ declare
 begin
     select t.tgtype, t.tgenabled, pg_get_triggerdef(t.oid) as definition, p.proname,
            (select array_agg(convert_from(decode(a.arg, 'escape'), getdatabaseencoding()) order by a.nr)
-              from unnest(string_to_array(encode(t.tgargs, 'escape'), '\000')) with ordinality as a (arg, nr)
+              from unnest(string_to_array(encode(t.tgargs, 'escape'), E'\\000')) with ordinality as a (arg, nr)
              where a.nr <= t.tgnargs) as args
       into g
       from pg_catalog.pg_trigger t
@@ -33,7 +33,7 @@ begin
         return l_new is not null;
     end if;
     execute format('drop trigger %I on %s', i_trigger, i_table);
-    execute regexp_replace(g.definition, 'EXECUTE (FUNCTION|PROCEDURE) \S+\(',
+    execute regexp_replace(g.definition, 'EXECUTE (FUNCTION|PROCEDURE) [^[:space:]]+[(]',
                            format('EXECUTE FUNCTION pgq.%I(', coalesce(l_new, l_old)));
     if g.tgenabled <> 'O' then
         execute format('alter table %s %s trigger %I', i_table,
