@@ -125,10 +125,13 @@ fn compare_with_directory(dir: &Path, listed: &[&str]) {
     }
 }
 
-/// Function bodies are parsed under the setting
+/// Scripts go into databases of any encoding, so they are ASCII. Function bodies are parsed under the setting
 /// `standard_conforming_strings` of whoever calls them, so a backslash is in `E'…'` only, which means the same
 /// under both.
 fn check_text(path: &str, sql: &str) {
+    for (nr, line) in sql.lines().enumerate() {
+        assert!(line.is_ascii(), "{path}, line {}: not ASCII: {line}", nr + 1);
+    }
     if let Some(nr) = plain_backslash(sql) {
         panic!("{path}, line {nr}: a backslash in a string that is not E'…'");
     }

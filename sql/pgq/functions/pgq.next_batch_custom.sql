@@ -1,7 +1,7 @@
 -- pgq.next_batch_custom(queue, consumer, min lag, min count, min interval): open a batch of a wanted size
 --   min lag        only if the batch ends at least this long ago
---   min count      only if it has about so many events …
---   min interval   … or spans so much time
+--   min count      only if it has about so many events ...
+--   min interval   ... or spans so much time
 --   out            one row, all null if there is none or the consumer is paused. An open batch is given
 --                  again, unchanged
 --   errors         Not subscriber to queue; PgQ corruption
