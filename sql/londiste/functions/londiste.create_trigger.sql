@@ -126,6 +126,7 @@ begin
     end if;
     perform londiste._put_trigger(i_dest_table, trigger_name, l_timing, l_events, 'row', l_function, l_args);
     perform londiste._put_trigger(i_dest_table, l_truncate, 'after', 'truncate', 'statement', 'pgq.sqltriga', l_trunc);
+    perform londiste._drop_unused_functions(i_dest_table);
     ret_code := 200;
     ret_note := 'OK';
 end;

@@ -19,5 +19,6 @@ begin
     loop
         execute format('drop trigger %I on %s', l_trigger, londiste.quote_fqname(l_dest));
     end loop;
+    perform londiste._drop_unused_functions(l_dest);
 end;
 $$ language plpgsql strict;
