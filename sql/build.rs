@@ -1,5 +1,5 @@
 //! Embeds the SQL modules. Each module's `index` is the install order; a file it names and lacks, a
-//! file it has and does not name, or a function that breaks the house rules fails the build.
+//! file it has and does not name, or text or a function that breaks the house rules fails the build.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -42,6 +42,7 @@ fn embed(dir: &Path, schema: &str, out: &mut String) {
     let mut public = BTreeSet::new();
     for (file, group) in listed.into_iter().zip(groups) {
         let sql = read(&dir.join(file));
+        check_text(&format!("{schema}/{file}"), &sql);
         checksum.add(file);
         checksum.add(&sql);
         let (function, overloads) = match file.strip_prefix("functions/") {
@@ -73,6 +74,9 @@ fn embed(dir: &Path, schema: &str, out: &mut String) {
 /// a schema is adopted.
 fn upgrade(dir: &Path, moment: &str) -> String {
     let path = dir.join("upgrade").join(format!("{moment}.sql"));
+    if path.is_file() {
+        check_text(&path.display().to_string(), &read(&path));
+    }
     match path.is_file() {
         true => format!("include_str!({:?})", path.display().to_string()),
         false => "\"\"".into(),
@@ -119,6 +123,62 @@ fn compare_with_directory(dir: &Path, listed: &[&str]) {
             dir.display()
         );
     }
+}
+
+/// Scripts go into databases of any encoding, so they are ASCII. Function bodies are parsed under the setting
+/// `standard_conforming_strings` of whoever calls them, so a backslash is in `E'…'` only, which means the same
+/// under both.
+fn check_text(path: &str, sql: &str) {
+    for (nr, line) in sql.lines().enumerate() {
+        assert!(line.is_ascii(), "{path}, line {}: not ASCII: {line}", nr + 1);
+    }
+    if let Some(nr) = plain_backslash(sql) {
+        panic!("{path}, line {nr}: a backslash in a string that is not E'…'");
+    }
+}
+
+/// The line of the first backslash in a plain string. What dollar quotes enclose is code like all else.
+fn plain_backslash(sql: &str) -> Option<usize> {
+    enum Within {
+        Code,
+        Comment,
+        Block,
+        Name,
+        Plain,
+        Escaped,
+    }
+    let mut within = Within::Code;
+    let mut line = 1;
+    let mut before = '\n';
+    let mut chars = sql.chars().peekable();
+    while let Some(c) = chars.next() {
+        // an identifier that ends in e is no prefix, but then no quote follows it either
+        within = match (within, c) {
+            (Within::Code, '-') if chars.peek() == Some(&'-') => Within::Comment,
+            (Within::Code, '/') if chars.peek() == Some(&'*') => Within::Block,
+            (Within::Code, '"') => Within::Name,
+            (Within::Code, '\'') if matches!(before, 'e' | 'E') => Within::Escaped,
+            (Within::Code, '\'') => Within::Plain,
+            (Within::Comment, '\n') => Within::Code,
+            (Within::Block, '/') if before == '*' => Within::Code,
+            (Within::Name, '"') => Within::Code,
+            (Within::Plain, '\\') => return Some(line),
+            (Within::Escaped, '\\') => {
+                line += usize::from(chars.next() == Some('\n'));
+                Within::Escaped
+            }
+            // a doubled quote ends the string and begins it again, as the same kind
+            (Within::Plain | Within::Escaped, '\'') if chars.peek() != Some(&'\'') => Within::Code,
+            (kind @ (Within::Plain | Within::Escaped), '\'') => {
+                chars.next();
+                kind
+            }
+            (same, _) => same,
+        };
+        line += usize::from(c == '\n');
+        before = c;
+    }
+    None
 }
 
 /// One function a file, named like it, with its header; definer functions have a pinned search path.

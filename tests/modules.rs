@@ -254,3 +254,51 @@ async fn a_database_owner_without_superuser_can_install() {
             .unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_database_of_another_encoding_has_the_modules_and_its_own_bytes_in_payloads() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    for (encoding, text, encoded) in [
+        ("LATIN1", "gr\u{fc}\u{df}e \\", "gr%fc%dfe+%5c"),
+        ("KOI8R", "\u{43f}\u{438}\u{432}\u{43e}", "%d0%c9%d7%cf"),
+    ] {
+        let name = format!("of_{}", encoding.to_lowercase());
+        admin
+            .batch_execute(&format!(
+                "create database {name} template template0 encoding '{encoding}' lc_collate 'C' lc_ctype 'C'"
+            ))
+            .await
+            .unwrap();
+        let mut client = server.connect(&name).await.unwrap();
+        install::install(&mut client).await.unwrap();
+        client
+            .batch_execute(&format!(
+                "create table t (id int primary key, a text); \
+                 create trigger j after insert on t for each row execute function pgq.jsontriga('q'); \
+                 create trigger s after insert on t for each row execute function pgq.sqltriga('q', 'ev_extra2=a'); \
+                 create trigger u after insert on t for each row execute function pgq.logutriga('q'); \
+                 create trigger v after insert on t for each row execute function pgq.logutriga('q'); \
+                 select pgq.create_queue('q'), pgq.compile_trigger('t', 'v'); \
+                 insert into t values (1, {})",
+                skytide_sql::ident::quote_literal(text)
+            ))
+            .await
+            .unwrap();
+        let row = client
+            .query_one(
+                "select array_agg(ev_data order by ev_id), max(ev_extra2) from pgq.event_template",
+                &[],
+            )
+            .await
+            .unwrap();
+        let url = format!("id=1&a={encoded}");
+        let data: Vec<String> = row.get(0);
+        assert_eq!(
+            data[0],
+            format!(r#"{{"id":1,"a":"{}"}}"#, text.replace('\\', r"\\"))
+        );
+        assert_eq!(data[2..], [url.clone(), url]);
+        assert_eq!(row.get::<_, String>(1), text);
+    }
+}

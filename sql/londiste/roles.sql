@@ -88,6 +88,7 @@ grant execute on function
     londiste._table_refusal(text, text),
     londiste._trigger_name(text, text, text),
     londiste._put_trigger(text, text, text, text, text, text, text[]),
+    londiste._drop_unused_functions(text),
     londiste.create_trigger(text, text, text[], text, text),
     londiste.drop_table_triggers(text, text),
     londiste.set_capture(text, text),

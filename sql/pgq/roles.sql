@@ -65,6 +65,7 @@ grant execute on function
     pgq._capture_row(text, text, text, text, oid, text, text, text[], anyelement, anyelement),
     pgq._trigger_layout(regclass),
     pgq._usual_settings(text),
+    pgq._insert_is_ours(),
     pgq._check_layout(oid, anyelement),
     pgq._exact_text(anyelement),
     pgq._urlencode(text),
@@ -137,6 +138,9 @@ grant execute on function
     pgq.tune_storage(text),
     pgq.compile_trigger(regclass, name),
     pgq._compile_function(oid, text, text[]),
+    pgq._compile_lock_class(),
+    pgq._trigger_args(oid),
+    pgq._drop_unused_triggers(oid),
     pgq.upgrade_schema(),
     pgq.insert_event_raw(text, bigint, timestamptz, integer, integer, text, text, text, text, text, text),
     pgq.event_retry_raw(text, text, timestamptz, bigint, timestamptz, integer, text, text, text, text, text, text),
@@ -165,3 +169,10 @@ grant execute on function
     pgq.maint_tables_to_vacuum(),
     pgq.seq_setval(text, bigint)
 to pgq_admin;
+
+-- rights as they are now for what was compiled before
+do $$
+begin
+    perform pgq._compile_again();
+end;
+$$;

@@ -39,8 +39,8 @@ create table if not exists pgq.skytide_module (
 --   queue_extra_maint          functions that maintenance calls with the queue's name
 --   queue_max_retries          pgq.event_nack retries an event so often, then it is a dead letter; negative:
 --                              no limit. pgq.event_retry knows no limit
---   queue_retry_delay          … the first time after this time, which doubles with each …
---   queue_retry_max_delay      … up to this
+--   queue_retry_delay          ... the first time after this time, which doubles with each ...
+--   queue_retry_max_delay      ... up to this
 --   queue_ticks_from           ticks whose snapshot begins before this transaction have lost their events, though an old
 --                              snapshot keeps them from being deleted; null: there are none
 create table if not exists pgq.queue (
@@ -154,7 +154,7 @@ alter table pgq.subscriber add column if not exists sub_paused boolean not null 
 -- counts. So an old snapshot does not make taking batches slower and slower, as dead versions of one row
 -- would. The tables take turns like event tables: see pgq.maint_rotate_positions.
 --   pos_table       which of them
---   pos_nr          1, 2, 3 … a consumer
+--   pos_nr          1, 2, 3 ... a consumer
 --   pos_last_tick   last finished tick; null for a subconsumer that has nothing to do
 --   pos_active      last registering, taking or finishing of a batch
 --   pos_batch       open batch, which ends at pos_next_tick

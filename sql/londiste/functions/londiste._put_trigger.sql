@@ -17,7 +17,7 @@ begin
             + case when strpos(i_events, 'update') > 0 then 16 else 0 end
             + case when strpos(i_events, 'truncate') > 0 then 32 else 0 end;
     foreach l_arg in array i_args loop
-        l_args := l_args || convert_to(l_arg, getdatabaseencoding()) || '\x00'::bytea;
+        l_args := l_args || convert_to(l_arg, getdatabaseencoding()) || decode('00', 'hex');
     end loop;
 
     select t.tgtype, t.tgargs, t.tgfoid into g
@@ -28,7 +28,7 @@ begin
         if g.tgtype = l_type and g.tgargs = l_args
             and (g.tgfoid = to_regprocedure(i_function || '()')
                  -- or what pgq.compile_trigger made of it
-                 or g.tgfoid::regproc::text ~ ('^pgq\._' || split_part(i_function, '.', 2) || '_[0-9]+_[0-9a-f]{8}$'))
+                 or g.tgfoid::regproc::text ~ ('^pgq[.]_' || split_part(i_function, '.', 2) || '_[0-9]+_[0-9a-f]{8}$'))
         then
             return;
         end if;

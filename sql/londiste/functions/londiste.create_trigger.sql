@@ -1,5 +1,5 @@
 -- londiste.create_trigger(queue, table, args, dest table, node type): capture triggers of an attached table
---   args     tgflags=…     B before, A after; Q sqltriga, L logutriga, J jsontriga; I U D only these; S skip
+--   args     tgflags=...     B before, A after; Q sqltriga, L logutriga, J jsontriga; I U D only these; S skip
 --            skip          the operation is suppressed, only its event remains
 --            no_triggers, virtual_table   do nothing
 --            expect_sync, skip_truncate, merge_all, no_merge   not for the trigger
@@ -81,8 +81,8 @@ begin
       from pg_catalog.pg_trigger t
      where t.tgrelid = l_oid and not t.tgisinternal
        and londiste.is_replica_func(t.tgfoid)
-       and 'SKIP' = any (string_to_array(encode(t.tgargs, 'escape'), '\000'))
-       and (string_to_array(encode(t.tgargs, 'escape'), '\000'))[1]
+       and 'SKIP' = any (string_to_array(encode(t.tgargs, 'escape'), E'\\000'))
+       and (string_to_array(encode(t.tgargs, 'escape'), E'\\000'))[1]
             <> encode(convert_to(i_queue_name, getdatabaseencoding()), 'escape');
     if array_length(l_skippers, 1) > 1 then
         ret_code := 405;
@@ -112,7 +112,7 @@ begin
           from pg_catalog.pg_trigger t
          where t.tgrelid = l_oid and not t.tgisinternal
            and londiste.is_replica_func(t.tgfoid)
-           and (string_to_array(encode(t.tgargs, 'escape'), '\000'))[1]
+           and (string_to_array(encode(t.tgargs, 'escape'), E'\\000'))[1]
                 = encode(convert_to(i_queue_name, getdatabaseencoding()), 'escape')
            and t.tgname not in (trigger_name::name, l_truncate::name)
            and (t.tgname ~ '^(zzz_)*_londiste_')
@@ -126,6 +126,7 @@ begin
     end if;
     perform londiste._put_trigger(i_dest_table, trigger_name, l_timing, l_events, 'row', l_function, l_args);
     perform londiste._put_trigger(i_dest_table, l_truncate, 'after', 'truncate', 'statement', 'pgq.sqltriga', l_trunc);
+    perform londiste._drop_unused_functions(i_dest_table);
     ret_code := 200;
     ret_note := 'OK';
 end;

@@ -14,10 +14,11 @@ begin
           from pg_catalog.pg_trigger g
          where g.tgrelid = londiste.find_table_oid(l_dest) and not g.tgisinternal
            and londiste.is_replica_func(g.tgfoid)
-           and (string_to_array(encode(g.tgargs, 'escape'), '\000'))[1]
+           and (string_to_array(encode(g.tgargs, 'escape'), E'\\000'))[1]
                 = encode(convert_to(i_queue_name, getdatabaseencoding()), 'escape')
     loop
         execute format('drop trigger %I on %s', l_trigger, londiste.quote_fqname(l_dest));
     end loop;
+    perform londiste._drop_unused_functions(l_dest);
 end;
 $$ language plpgsql strict;

@@ -39,3 +39,5 @@ select ev_data from pgq.event_template where ev_extra1 = 'public.t' order by ev_
 drop role worker;
 select * from londiste.local_remove_table('q', 't');
 select * from triggers;
+-- no functions are left behind
+select count(*) from pg_proc where proname ~ '^_(jsontriga|logutriga)_[0-9]+_[0-9a-f]{8}$';

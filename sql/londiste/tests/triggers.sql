@@ -48,6 +48,15 @@ select londiste.global_add_table(repeat('long', 15), 'v');
 select * from londiste.local_add_table(repeat('long', 15), 'v');
 select * from londiste.create_trigger(repeat('long', 15), 'public.v', '{}', 'public.v', 'leaf');
 select tgname, encode(tgargs, 'escape') as args from pg_trigger where tgrelid = 'v'::regclass order by 1;
+-- where standard_conforming_strings is off
+set standard_conforming_strings = off;
+create table w (id int primary key);
+select * from londiste.local_add_table('q', 'w', '{backup}');
+select * from londiste.local_change_handler('q', 'public.w', '{ignore=x}', 'handler=x');
+select tgname, tgargs from pg_trigger where tgrelid = 'w'::regclass order by 1;
+select * from londiste.local_remove_table('q', 'w');
+select count(*) from pg_trigger where tgrelid = 'w'::regclass;
+reset standard_conforming_strings;
 -- leaving the registry drops them
 select * from pgq_node.drop_node('q', 'r');
 select * from pgq_node.drop_node(repeat('long', 15), 'leaf');

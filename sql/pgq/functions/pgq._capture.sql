@@ -1,7 +1,7 @@
 -- pgq._capture(format, operation, when, level, relation, schema, table, arguments, old, new, exact old, exact new):
 --            what the capture triggers do: turn a change into an event, and send it
 --   format   sql, url, json; colspec: as sql, the second argument says which columns are the key
---   operation … arguments   of the trigger: TG_OP, TG_WHEN, TG_LEVEL, TG_RELID, TG_TABLE_SCHEMA, TG_TABLE_NAME,
+--   operation ... arguments   of the trigger: TG_OP, TG_WHEN, TG_LEVEL, TG_RELID, TG_TABLE_SCHEMA, TG_TABLE_NAME,
 --            TG_ARGV
 --   old, new   the rows as text. exact: of pgq._exact_text, or null if that would be the same
 --   returns  null: done. {SKIP}: done, the operation is to be suppressed. Otherwise the event's six fields, not
@@ -84,7 +84,7 @@ begin
             elsif l_arg = 'deny' then
                 l_deny := true;
             elsif starts_with(l_arg, 'ignore=') then
-                l_ignore := regexp_split_to_array(substr(l_arg, 8), '[\s,]+');
+                l_ignore := regexp_split_to_array(substr(l_arg, 8), '[[:space:],]+');
             elsif starts_with(l_arg, 'pkey=') then
                 l_pkey := substr(l_arg, 6);
             else
@@ -108,7 +108,7 @@ begin
             raise exception 'need at least one key column';
         end if;
     elsif l_pkey is not null then
-        l_keys := array_remove(regexp_split_to_array(l_pkey, '[\s,]+'), '');
+        l_keys := array_remove(regexp_split_to_array(l_pkey, '[[:space:],]+'), '');
         l_missing := l_keys;
     else
         -- the conditions after contype hold for each primary key; they make the index the cheaper way even where

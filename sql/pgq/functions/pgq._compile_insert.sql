@@ -2,12 +2,15 @@
 --   returns  its name
 --   note     the statements are static, so they are planned once a session; in pgq.insert_event the planning is
 --            most of the work. Where the queue is not as it was, or wants more than an insert, it calls that one.
---            It outlives the queue, for triggers may still call it
+--            It outlives the queue, for triggers may still call it. Whoever may execute pgq.insert_event now may
+--            execute it; compiled triggers ask for the right on both, so grants and revokes later hold as well
 create or replace function pgq._compile_insert(i_queue_id integer) returns text as $$
 declare
     q       record;
+    a       record;
     l_cases text := '';
     l_body  text;
+    l_call  text := format('pgq.%I(text,text,text,text,text,text)', '_insert_event_' || i_queue_id);
 begin
     select t.queue_name, t.queue_data_pfx, t.queue_ntables into q
       from pgq.queue t
@@ -44,10 +47,19 @@ $f$,
         || 'i_type text, i_data text, i_extra1 text, i_extra2 text, i_extra3 text, i_extra4 text) returns bigint as %L '
         || 'language plpgsql security definer set search_path = pg_catalog, pg_temp;',
         '_insert_event_' || i_queue_id, l_body);
-    execute format('revoke all on function pgq.%I(text, text, text, text, text, text) from public',
-                   '_insert_event_' || i_queue_id);
-    execute format('grant execute on function pgq.%I(text, text, text, text, text, text) to pgq_writer',
-                   '_insert_event_' || i_queue_id);
+    execute format('revoke all on function %s from public', l_call);
+    for a in
+        select r.verb, quote_ident(pg_get_userbyid(x.grantee)) as role
+          from (values ('revoke', l_call),
+                       ('grant', 'pgq.insert_event(text,text,text,text,text,text,text)')) r (verb, call)
+          join pg_catalog.pg_proc p on p.oid = r.call::regprocedure
+         cross join lateral aclexplode(p.proacl) x
+         where x.grantee not in (0, p.proowner)
+         order by r.verb desc
+    loop
+        execute format(case a.verb when 'grant' then 'grant execute on function %s to %s'
+                                   else 'revoke all on function %s from %s' end, l_call, a.role);
+    end loop;
     return '_insert_event_' || i_queue_id;
 end;
 $$ language plpgsql security definer set search_path = pg_catalog, pg_temp;

@@ -1,8 +1,8 @@
 -- pgq._make_ticks(queue id, lag below, after, most): make the ticks that are due, all of them by one insert
 --   queue id   look at this queue only, whose tick lock the caller holds; null: at all that are neither paused
 --              nor ticked from outside
---   lag below  … of these, those with a ticker_max_lag above 0 and below this; null: all
---   after, most  … of these, those with a larger id, and so many of them; null: all
+--   lag below  ... of these, those with a ticker_max_lag above 0 and below this; null: all
+--   after, most  ... of these, those with a larger id, and so many of them; null: all
 --   out        tick_ids      ticks made; null for none
 --              seen          a snapshot. As long as it is the current one, no transaction has ended in the cluster,
 --                            and another look would find what time has made due, nothing else. Null where that

@@ -1,7 +1,8 @@
 -- pgq._quote_columns(expression, columns): put quotes around bare words that are the exact name of a column with
 --            upper-case letters, which SQL would fold
 --   note     such expressions are in triggers of old: the C functions compared words with columns exactly.
---            A word followed by ( is a function. Strings, comments and quoted names stay as they are
+--            A word followed by ( is a function. Strings, comments and quoted names stay as they are; where a
+--            string ends depends on standard_conforming_strings
 create or replace function pgq._quote_columns(i_expression text, i_columns text[]) returns text as $$
 declare
     l_rest  text := i_expression;
@@ -16,27 +17,29 @@ begin
     end if;
     while l_rest <> '' loop
         l_token := coalesce(
-            substring(l_rest from '^[[:alpha:]_\u0080-\U0010ffff][[:alnum:]_$\u0080-\U0010ffff]*'),
+            substring(l_rest from E'^[[:alpha:]_\\u0080-\\U0010ffff][[:alnum:]_$\\u0080-\\U0010ffff]*'),
             substring(l_rest from '^''(?:[^'']|'''')*'''),
             substring(l_rest from '^"(?:[^"]|"")*"'),
-            substring(l_rest from '^--[^\n]*'),
-            substring(l_rest from '^/\*.*?\*/'),
+            substring(l_rest from E'^--[^\n]*'),
+            substring(l_rest from '^/[*].*?[*]/'),
             substring(l_rest from '^[0-9]+'),
             left(l_rest, 1));
-        if lower(l_token) = 'e' and substr(l_rest, 2, 1) = '''' then
-            l_token := coalesce(substring(l_rest from '^[eE]''(?:[^''\\]|\\.|'''')*'''), l_token);
+        if lower(l_token) = 'e' and substr(l_rest, 2, 1) = ''''
+            or left(l_token, 1) = '''' and current_setting('standard_conforming_strings') = 'off'
+        then
+            l_token := coalesce(substring(l_rest from E'^[eE]?''(?:[^''\\\\]|\\\\.|'''')*'''), l_token);
         elsif l_token = '$' then
             l_token := coalesce(
                 (select left(l_rest, strpos(substr(l_rest, length(d.tag) + 1), d.tag) + 2 * length(d.tag) - 1)
-                   from (select substring(l_rest from '^\$(?:[[:alpha:]_][[:alnum:]_]*)?\$') as tag) d
+                   from (select substring(l_rest from '^[$](?:[[:alpha:]_][[:alnum:]_]*)?[$]') as tag) d
                   where strpos(substr(l_rest, length(d.tag) + 1), d.tag) > 0),
                 l_token);
         end if;
         l_rest := substr(l_rest, length(l_token) + 1);
         l_out := l_out || case
-            when l_token = any (i_columns) and l_token collate "C" ~ '[A-Z]' and l_rest !~ '^\s*\('
+            when l_token = any (i_columns) and l_token collate "C" ~ '[A-Z]' and l_rest !~ '^[[:space:]]*[(]'
             then quote_ident(l_token) else l_token end;
     end loop;
     return l_out;
 end;
-$$ language plpgsql immutable;
+$$ language plpgsql stable;

@@ -1,5 +1,5 @@
 -- pgq._send_override(event, arguments, relation, table, row): replace fields of an event by what the trigger's
---            ev_type=, ev_data=, ev_extra1=, … arguments say, and send it if its when= is true
+--            ev_type=, ev_data=, ev_extra1=, ... arguments say, and send it if its when= is true
 --   event        type, data, extra1 to 4
 --   arguments    of the trigger. An expression is what may follow SELECT; its first column is taken
 --   row          new row, old row on DELETE; its columns can be named, alone or after the table's name
@@ -28,7 +28,7 @@ begin
          order by a.nr
          limit 1;
         continue when not found;
-        if l_expr ~ '^\s*$' then
+        if l_expr ~ '^[[:space:]]*$' then
             l_expr := 'null';   -- an empty select list was taken for null
         end if;
         execute 'select array(select array[case when num_nulls(s.v) = 0 then format(''%s'', s.v) end,'

@@ -13,10 +13,10 @@ begin
         end if;
         l_char := left(l_rest, 1);
         l_text := replace(l_text, l_char,
-            regexp_replace(encode(convert_to(l_char, getdatabaseencoding()), 'hex'), '..', '%\&', 'g'));
+            regexp_replace(encode(convert_to(l_char, getdatabaseencoding()), 'hex'), '..', E'%\\&', 'g'));
         l_rest := replace(l_rest, l_char, '');
     end loop;
-    l_text := regexp_replace(encode(convert_to(i_text, getdatabaseencoding()), 'hex'), '..', '%\&', 'g');
+    l_text := regexp_replace(encode(convert_to(i_text, getdatabaseencoding()), 'hex'), '..', E'%\\&', 'g');
     foreach l_char in array
         string_to_array('0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_.-', null)
     loop

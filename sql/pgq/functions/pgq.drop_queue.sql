@@ -1,10 +1,13 @@
 -- pgq.drop_queue(queue, force): remove a queue and its events, dead letters and delayed events
 --   returns  1
---   errors   No such event queue; consumers still attached, unless forced: then they are unregistered
+--   errors   No such event queue; consumers still attached, unless forced: then they are unregistered; delayed
+--            events or dead letters are there, unless forced
 create or replace function pgq.drop_queue(x_queue_name text, x_force boolean) returns integer as $$
 declare
-    q   record;
-    s   record;
+    q           record;
+    s           record;
+    l_delayed   bigint;
+    l_dead      bigint;
 begin
     select t.queue_id, t.queue_ntables, t.queue_data_pfx, t.queue_event_seq, t.queue_tick_seq
       into q
@@ -28,6 +31,14 @@ begin
         end loop;
     elsif exists (select 1 from pgq.subscriber t where t.sub_queue = q.queue_id) then
         raise exception 'cannot drop queue, consumers still attached';
+    else
+        select count(*) into l_delayed from pgq.delayed_event d where d.ev_queue = q.queue_id;
+        select count(*) into l_dead from pgq.dead_letter d where d.dl_queue = q.queue_id;
+        if l_delayed + l_dead > 0 then
+            raise exception 'cannot drop queue, it has %', concat_ws(' and ',
+                    'delayed events: ' || nullif(l_delayed, 0), 'dead letters: ' || nullif(l_dead, 0))
+                using hint = 'Cancel delayed events or wait for their time, replay or purge dead letters, or use force.';
+        end if;
     end if;
 
     for i in 0 .. q.queue_ntables - 1 loop
@@ -45,7 +56,7 @@ begin
 end;
 $$ language plpgsql security definer set search_path = pg_catalog, pg_temp;
 
--- pgq.drop_queue(queue): remove a queue that has no consumers
+-- pgq.drop_queue(queue): remove a queue that has no consumers, delayed events or dead letters
 create or replace function pgq.drop_queue(x_queue_name text) returns integer as $$
 begin
     return pgq.drop_queue(x_queue_name, false);

@@ -8,7 +8,7 @@
 --                lock         somebody uses the table whose turn it is
 --                maintenance  nobody is in the way: rotation is not run
 --   who          consumer, user and application, or name of the prepared transaction
---   since        position of the consumer, begin of the transaction, newest tick, …; null if not to be seen
+--   since        position of the consumer, begin of the transaction, newest tick, ...; null if not to be seen
 --   held_for     since then
 --   overdue      how long rotation waits
 --   note         nothing while no rotation is due. See other users' transactions with pg_read_all_stats

@@ -1,4 +1,4 @@
--- pgq.jsontriga(queue, arguments…): capture trigger; events carry the row as a JSON object
+-- pgq.jsontriga(queue, arguments...): capture trigger; events carry the row as a JSON object
 --   attach   for each row on insert, update, delete, before or after (or instead of, on a view); for each statement
 --            on truncate
 --   queue    first argument of the trigger. The others, in any order:
@@ -7,8 +7,8 @@
 --            pkey=a,b        key columns; default: the primary key's
 --            backup          on update, the old row into ev_extra2
 --            deny            raise an error instead
---            ev_type=…, ev_data=…, ev_extra1=… to ev_extra4=…   SQL expression over the row for this field
---            when=…          boolean SQL expression; no event where it is false
+--            ev_type=..., ev_data=..., ev_extra1=... to ev_extra4=...   SQL expression over the row for this field
+--            when=...          boolean SQL expression; no event where it is false
 --   event    ev_type {"op":"UPDATE","table":["schema","table"],"pkey":["id"]}, ev_data {"id":1,"name":"x"}: integers,
 --            booleans and null bare, dates and timestamps ISO 8601, all else as strings
 --   note     ev_extra1 is schema.table. Columns _pgq_ev_type, _pgq_ev_data, _pgq_ev_extra1 to 4 are not data: their

@@ -29,6 +29,17 @@ begin
         return next;
     end if;
 
+    if exists (
+        select 1
+          from pg_catalog.pg_proc p
+         where p.pronamespace = 'pgq'::regnamespace and p.proname ~ '^_(jsontriga|logutriga)_[0-9]+_[0-9a-f]{8}$'
+           and not exists (select 1 from pg_catalog.pg_trigger t where t.tgfoid = p.oid))
+    then
+        func_name := 'pgq._drop_unused_triggers';
+        func_arg := null;
+        return next;
+    end if;
+
     return query
     select m.name, q.queue_name
       from pgq.queue q

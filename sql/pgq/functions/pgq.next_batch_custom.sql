@@ -1,7 +1,7 @@
 -- pgq.next_batch_custom(queue, consumer, min lag, min count, min interval): open a batch of a wanted size
 --   min lag        only if the batch ends at least this long ago
---   min count      only if it has about so many events …
---   min interval   … or spans so much time
+--   min count      only if it has about so many events ...
+--   min interval   ... or spans so much time
 --   out            one row, all null if there is none or the consumer is paused. An open batch is given
 --                  again, unchanged
 --   errors         Not subscriber to queue; PgQ corruption
@@ -28,7 +28,8 @@ begin
           join pgq.consumer o on o.co_id = u.sub_consumer
          where q.queue_name = i_queue_name and o.co_name = i_consumer_name;
         if not found then
-            raise exception 'Not subscriber to queue: %/%', i_queue_name, i_consumer_name;
+            raise exception 'Not subscriber to queue: %/%',
+                coalesce(i_queue_name, 'NULL'), coalesce(i_consumer_name, 'NULL');
         end if;
         -- not joined above: with old statistics that reads all ticks of the queue
         select t.tick_id, t.tick_time, t.tick_event_seq

@@ -12,7 +12,8 @@ begin
      where q.queue_name = i_queue_name and c.co_name = i_consumer_name
        for update of u;
     if not found then
-        raise exception 'Not subscriber to queue: %/%', i_queue_name, i_consumer_name;
+        raise exception 'Not subscriber to queue: %/%',
+            coalesce(i_queue_name, 'NULL'), coalesce(i_consumer_name, 'NULL');
     end if;
     update pgq.subscriber
        set sub_paused = false

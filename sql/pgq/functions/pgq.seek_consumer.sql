@@ -14,7 +14,8 @@ begin
       join pgq.consumer c on c.co_id = s.sub_consumer
      where q.queue_name = i_queue_name and c.co_name = i_consumer_name;
     if not found then
-        raise exception 'Not subscriber to queue: %/%', i_queue_name, i_consumer_name;
+        raise exception 'Not subscriber to queue: %/%',
+            coalesce(i_queue_name, 'NULL'), coalesce(i_consumer_name, 'NULL');
     end if;
     if exists (
         select 1

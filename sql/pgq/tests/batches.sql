@@ -11,6 +11,8 @@ select pgq.insert_event('q', 'type', 'four');
 select pgq.next_batch('q', 'c');
 select pgq.next_batch('q', 'nosuch');
 select pgq.next_batch('nosuch', 'c');
+select pgq.next_batch(null, 'c');
+select pgq.next_batch('q', null);
 select pgq.tick_now('q');
 select batch_id, cur_tick_id, prev_tick_id, cur_tick_event_seq, prev_tick_event_seq from pgq.next_batch_info('q', 'c');
 select pgq.next_batch('q', 'c') as the_same_again;

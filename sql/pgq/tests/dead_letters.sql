@@ -92,6 +92,7 @@ select pgq_coop.next_batch('q', 'main', 'sub') as batch;
 select pgq.event_nack(6, min(ev_id)) as dead from pgq.get_batch_events(6);
 select consumer_name, ev_data from pgq.get_dead_letters();
 select pgq.set_queue_config('q', 'max_retries', 'many');
+select pgq.unregister_consumer('q', c.co_name) from pgq.consumer c; select pgq.drop_queue('q', false);
 select pgq.drop_queue('q', true);
 select count(*) from pgq.dead_letter;
 

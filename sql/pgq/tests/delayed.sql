@@ -53,5 +53,6 @@ update pgq.queue set queue_disable_insert = false where queue_name = 'q';
 select pgq.maint_retry_events() as kept;
 select count(*), count(distinct ev_id), min(ev_data::int), max(ev_data::int) from pgq.event_2;
 select pgq.insert_event_at('q', '2999-01-01', 't', 'x') > 0 as goes_with_the_queue;
+select pgq.unregister_consumer('q', 'c'); select pgq.drop_queue('q');
 select pgq.drop_queue('q', true);
 select count(*) from pgq.delayed_event;

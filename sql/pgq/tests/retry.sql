@@ -22,8 +22,13 @@ select pgq.tick_now('q') is not null as ticked;
 select pgq.next_batch('q', 'c'), pgq.next_batch('q', 'd');
 select ev_id, ev_retry, ev_type, ev_data from pgq.get_batch_events(3);
 select ev_id from pgq.get_batch_events(4);
+-- one that waits since an earlier batch is not of this one
+select pgq.event_retry(3, 2, 3600), pgq.event_retry(3, 2, 0), pgq.finish_batch(3), pgq.insert_event('q', 't', 'later') is not null as inserted;
+select pgq.tick_now('q') is not null as ticked;
+select pgq.next_batch('q', 'c');
+select ev_data from pgq.get_batch_events(5);
+select pgq.event_retry(5, 2, 0);
 -- unregistering forgets them
-select pgq.event_retry(3, 2, 0);
 select pgq.unregister_consumer('q', 'c');
 select count(*) from pgq.retry_queue;
 -- a queue that takes no inserts, and a limit for producers, hold nothing up

@@ -131,3 +131,66 @@ select pgq.drop_queue('q', true);
 update tt set d2 = 'e5';
 select pgq.create_queue('q');
 update tt set d2 = 'e6';
+
+-- who may insert events by calling pgq.insert_event may do so by a compiled trigger, and nobody else, whenever that was granted
+select pair('tt', 'logutriga');
+drop trigger g on tt;
+\o /dev/null
+truncate pgq.event_template;
+\o
+create role producer; create role stranger;
+grant all on tt to producer, stranger;
+select pgq._insert_is_ours();
+set role stranger; update tt set d2 = 'f1'; reset role;
+set role producer; update tt set d2 = 'f1'; reset role;
+grant execute on function pgq.insert_event(text, text, text, text, text, text, text) to producer;
+set role producer; update tt set d2 = 'f2'; reset role;
+set role stranger; update tt set d2 = 'f2'; reset role;
+select has_function_privilege('producer', 'pgq._insert_event_2(text, text, text, text, text, text)', 'execute') as directly;
+select pgq._compile_insert(2);
+select has_function_privilege('producer', 'pgq._insert_event_2(text, text, text, text, text, text)', 'execute') as directly;
+set role producer; update tt set d2 = 'f3'; reset role;
+revoke execute on function pgq.insert_event(text, text, text, text, text, text, text) from producer;
+set role producer; update tt set d2 = 'f4'; reset role;
+select pgq._compile_insert(2);
+select has_function_privilege('producer', 'pgq._insert_event_2(text, text, text, text, text, text)', 'execute') as directly;
+set role pgq_writer; select pgq._insert_event_2('t', 'direct', null, null, null, null); reset role;
+select * from events; truncate pgq.event_template;
+-- one that was put in its place sees them
+begin;
+update tt set d2 = 'f5';
+create or replace function pgq.insert_event(
+    queue_name text, ev_type text, ev_data text, ev_extra1 text, ev_extra2 text, ev_extra3 text, ev_extra4 text)
+returns bigint language plpgsql as
+$$ begin raise warning 'insert_event(%, %, %, %)', queue_name, ev_type, ev_data, ev_extra1; return 1; end $$;
+select pgq._insert_is_ours();
+update tt set d2 = 'f6';
+rollback;
+update tt set d2 = 'f7';
+select * from events; truncate pgq.event_template;
+revoke all on tt from producer, stranger;
+drop role producer; drop role stranger;
+-- functions that no trigger calls any more go: at once where another is made, and in maintenance
+create view compiled as
+    select tgname, count(*) from pg_proc p left join pg_trigger t on t.tgfoid = p.oid
+     where p.proname ~ '^_(jsontriga|logutriga)_[0-9]+_[0-9a-f]{8}$' group by 1 order by 1;
+select pgq._drop_unused_triggers(); select * from compiled;
+alter table other add column b text;
+select pair('other', 'logutriga'); select * from compiled;
+drop trigger c on other;
+create trigger c after insert on other for each row execute function pgq.jsontriga('q');
+select * from pgq.maint_operations() where func_name ~ 'unused';
+select pgq.compile_trigger('other', 'c'); select * from compiled;
+drop trigger c on other; select * from compiled;
+select * from pgq.maint_operations() where func_name ~ 'unused';
+begin; select pgq._compile_function('other'::regclass, 'jsontriga', '{q}') is not null; rollback;
+select pgq._drop_unused_triggers(); select * from compiled;
+select * from pgq.maint_operations() where func_name ~ 'unused';
+-- installing again makes them anew, as rights and tables are now
+alter table tt add column added text;
+select fallen_back('tt');
+grant execute on function pgq.insert_event(text, text, text, text, text, text, text) to pgq_reader;
+select pgq._compile_again(); select fallen_back('tt'); select * from compiled;
+select has_function_privilege('pgq_reader', 'pgq._insert_event_2(text, text, text, text, text, text)', 'execute') as directly;
+revoke execute on function pgq.insert_event(text, text, text, text, text, text, text) from pgq_reader;
+update tt set added = 'g'; select * from events;

@@ -1,6 +1,6 @@
 -- pgq_coop.next_batch_custom(queue, consumer, subconsumer, min lag, min count, min interval, dead interval):
 --   open the group's next batch of a wanted size for a subconsumer
---   min …          as pgq.next_batch_custom
+--   min ...          as pgq.next_batch_custom
 --   dead interval  remove one other subconsumer that was not active for so long, and take its batch over
 --   returns        batch id; null if there is none yet, or the consumer or subconsumer is paused. An open
 --                  batch is given again

@@ -7,6 +7,7 @@ pub const SERVER_VERSION: &str =
 pub const SETTINGS: &str = "\
     set local search_path = pg_catalog, pg_temp; \
     set local check_function_bodies = off; \
+    set local standard_conforming_strings = on; \
     set local client_min_messages = warning";
 
 /// One installer at a time in a database. The key is \"skytide\" in ASCII.
