@@ -459,6 +459,22 @@ async fn what_stands_in_the_way_is_named_and_nothing_is_changed() {
         .await
         .unwrap();
 
+    // a prepared transaction has no process
+    other
+        .batch_execute("begin; select 1 from pgq.queue; prepare transaction 'it''s two-phase'")
+        .await
+        .unwrap();
+    let refused = install::install_with(&mut client, &hurry).await.unwrap_err();
+    assert!(
+        matches!(&refused, InstallError::Locked { holders, .. }
+            if holders.starts_with(": held by prepared transaction 'it''s two-phase' (user postgres, prepared 00:00:0")),
+        "{refused}"
+    );
+    other
+        .batch_execute("rollback prepared 'it''s two-phase'")
+        .await
+        .unwrap();
+
     let columns = |lines: &[String]| -> Vec<String> {
         lines
             .iter()

@@ -12,6 +12,8 @@ declare
     l_body  text;
     l_call  text := format('pgq.%I(text,text,text,text,text,text)', '_insert_event_' || i_queue_id);
 begin
+    -- two at once would meet at the function's row, and one would fail
+    perform pg_advisory_xact_lock(pgq._compile_lock_class(), -i_queue_id);
     select t.queue_name, t.queue_data_pfx, t.queue_ntables into q
       from pgq.queue t
      where t.queue_id = i_queue_id;

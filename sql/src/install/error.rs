@@ -33,7 +33,7 @@ pub enum InstallError {
     #[error("the tables of the old schemas could not be locked within {} seconds{holders}", .waited.as_secs())]
     Locked {
         waited: Duration,
-        /// Who holds locks, each with its process; starts with punctuation, empty if nobody was seen.
+        /// Who holds locks, each with its process or the name of a prepared transaction; starts with punctuation, empty if nobody was seen.
         holders: String,
     },
 
@@ -102,7 +102,9 @@ impl InstallError {
                  pgq.subscription has the same columns then."
             ),
             InstallError::Locked { .. } => {
-                "Wait for these transactions or end them, or give a longer --lock-timeout.".into()
+                "Wait for these transactions or end them, prepared ones by commit prepared or rollback prepared; \
+                 or give a longer --lock-timeout."
+                    .into()
             }
             _ => return None,
         })

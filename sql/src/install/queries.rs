@@ -196,8 +196,9 @@ pub const LOCK_TABLES: &str = "\
       from unnest($1::text[]) with ordinality as t (name, nr) \
       join pg_catalog.pg_class c on c.oid = to_regclass(t.name) and c.relkind = 'r'";
 
+/// Locks of a prepared transaction belong to no process; that of its own id shows under which name they go.
 pub const HOLDERS: &str = "\
-    select coalesce(': held by ' || string_agg(h.who, '; ' order by h.pid), '') \
+    select coalesce(': held by ' || string_agg(h.who, '; ' order by h.pid nulls first, h.who), '') \
       from (select a.pid, format('process %s (%s, user %s, %s, transaction of %s)', a.pid, \
                                  coalesce(nullif(a.application_name, ''), 'no application name'), a.usename, a.state, \
                                  date_trunc('second', now() - a.xact_start)) as who \
@@ -208,7 +209,18 @@ pub const HOLDERS: &str = "\
                              join unnest($1::text[]) t on l.relation = to_regclass(t) \
                             where l.pid = a.pid and l.granted \
                               and l.database = (select d.oid from pg_catalog.pg_database d \
-                                                 where d.datname = current_database()))) h";
+                                                 where d.datname = current_database())) \
+             union all \
+            select null, format('prepared transaction %L (user %s, prepared %s ago)', x.gid, x.owner, \
+                                date_trunc('second', now() - x.prepared)) \
+              from pg_catalog.pg_prepared_xacts x \
+             where x.database = current_database() \
+               and exists (select 1 \
+                             from pg_catalog.pg_locks i \
+                             join pg_catalog.pg_locks l using (virtualtransaction) \
+                             join unnest($1::text[]) t on l.relation = to_regclass(t) \
+                            where i.transactionid = x.transaction and i.pid is null and l.pid is null \
+                              and l.granted)) h";
 
 pub const EXISTS: &str = "select to_regclass($1) is not null";
 
