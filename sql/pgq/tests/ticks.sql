@@ -101,4 +101,6 @@ exception when others then
     raise warning 'refused: %', split_part(sqlerrm, ':', 1);
 end $$;
 set client_min_messages = error;
+-- terse would show the transaction id of the original's error
+\set VERBOSITY sqlstate
 select pgq.ticker() as all_but_the_bad_one;
