@@ -473,6 +473,21 @@ async fn what_goes_wrong_is_pointed_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn values_in_json_keep_their_digits() {
+    let place = Place::new().await;
+    let values = "select 12345678901234567890.12345678901 as n, jsonb '[1, 2.50]' as j, 'NaN'::numeric as x";
+    let said = place.run(&["--json", "-c", values], "");
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    for text in [
+        "\"n\": 12345678901234567890.12345678901,",
+        "\"j\": [1, 2.50],",
+        "\"x\": \"NaN\"",
+    ] {
+        assert!(said.out.contains(text), "{text}: {}", said.out);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn commands_come_from_pipes_and_files_too() {
     let place = Place::new().await;
     let piped = place.run(
