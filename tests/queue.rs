@@ -2,6 +2,7 @@
 //! that each test knows what is in a batch.
 
 mod load;
+mod odd;
 mod once;
 mod spooled;
 mod stage;

@@ -1,10 +1,8 @@
 //! Events as rows of one table.
 
-use std::time::SystemTime;
-
 use skytide_sql::api::pgq::{Batch, Event};
 use skytide_sql::ident::quote_ident;
-use skytide_sql::TableName;
+use skytide_sql::{EventTime, TableName};
 use tokio_postgres::{GenericClient, Transaction};
 
 use super::column::{Column, Refused, columns_of};
@@ -109,7 +107,7 @@ impl TargetHandler for TableWriter {
                 chunk.iter().map(|event| of(event).as_deref()).collect()
             };
             let ids: Vec<i64> = chunk.iter().map(|event| event.id.get()).collect();
-            let times: Vec<SystemTime> = chunk.iter().map(|event| event.time).collect();
+            let times: Vec<EventTime> = chunk.iter().map(|event| event.time).collect();
             let txids: Vec<Option<i64>> = chunk
                 .iter()
                 .map(|event| event.txid.map(|txid| txid.as_u64().cast_signed()))

@@ -105,13 +105,12 @@ fn shares(chunk: &[Event], field: Field) -> Result<Vec<(&str, Vec<&Event>)>, Han
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skytide_sql::EventId;
-    use std::time::SystemTime;
+    use skytide_sql::{EventId, EventTime};
 
     fn event(id: i64, queue: Option<&str>) -> Event {
         Event {
             id: EventId::new(id),
-            time: SystemTime::UNIX_EPOCH,
+            time: EventTime::UNIX_EPOCH,
             txid: None,
             retry: 0,
             ev_type: None,

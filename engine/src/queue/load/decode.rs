@@ -149,13 +149,12 @@ fn unescape(text: &str) -> Result<String, NotARow> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skytide_sql::EventId;
-    use std::time::SystemTime;
+    use skytide_sql::{EventId, EventTime};
 
     fn event(ev_type: &str, data: &str, table: Option<&str>) -> Event {
         Event {
             id: EventId::new(1),
-            time: SystemTime::UNIX_EPOCH,
+            time: EventTime::UNIX_EPOCH,
             txid: None,
             retry: 0,
             ev_type: Some(ev_type.to_owned()),

@@ -1,18 +1,16 @@
 //! Events: as a producer hands them over, and as a batch gives them.
 
-use std::time::SystemTime;
-
 use tokio_postgres::{GenericClient, Row};
 
 use crate::api::{ApiError, call, one};
-use crate::{EventId, QueueName, Xid};
+use crate::{EventId, EventTime, QueueName, Xid};
 
 /// An event of a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
     pub id: EventId,
     /// When it was inserted, by the producer's clock.
-    pub time: SystemTime,
+    pub time: EventTime,
     /// The inserting transaction; unknown for events that were retried.
     pub txid: Option<Xid>,
     /// How often it was retried.
@@ -146,7 +144,7 @@ pub async fn insert_events_at_their_time<C: GenericClient>(
     let column = |of: fn(&Event) -> &Option<String>| -> Vec<Option<&str>> {
         events.iter().map(|event| of(event).as_deref()).collect()
     };
-    let times: Vec<SystemTime> = events.iter().map(|event| event.time).collect();
+    let times: Vec<EventTime> = events.iter().map(|event| event.time).collect();
     let row = one(
         client,
         "pgq.insert_event_raw",

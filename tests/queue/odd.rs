@@ -1,0 +1,46 @@
+//! Names, times and databases that are not as one would make them, but there.
+
+use super::stage::{Stage, one};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn infinite_and_far_times_are_shown_and_moved_as_they_are() {
+    let stage = Stage::new().await;
+    stage
+        .target
+        .batch_execute("select pgq.create_queue('q'); create table t (ev_data text, ev_time timestamptz)")
+        .await
+        .unwrap();
+    stage
+        .source
+        .batch_execute(
+            "select pgq.register_consumer('q', 'mover'), pgq.register_consumer('q', 'table'); \
+             select pgq.insert_event_raw('q', null, time::timestamptz, null, null, 't', time, null, null, null, null) \
+               from unnest(array['-infinity', 'infinity', '294276-12-31 23:59:59.999999+00', \
+                                 '4713-11-24 00:00:00+00 BC', '2026-01-02 03:04:05.678901+00']) time",
+        )
+        .await
+        .unwrap();
+    stage.tick().await;
+    let printed = stage.ok(&["consume", "q", "c", "--until-idle"]);
+    let times: Vec<&str> = printed
+        .lines()
+        .filter_map(|line| line.split('\t').nth(1))
+        .collect();
+    assert_eq!(
+        times,
+        [
+            "-infinity",
+            "infinity",
+            "+294276-12-31T23:59:59.999999Z",
+            "-004712-11-24T00:00:00Z",
+            "2026-01-02T03:04:05.678901Z"
+        ]
+    );
+    let dsn = stage.target_dsn();
+    stage.ok(&["move", "q", "mover", "--to", &dsn, "--until-idle"]);
+    stage.ok(&["consume", "q", "table", "--into", &dsn, "t", "--until-idle"]);
+    let same = "select count(*) from pgq.event_template where ev_time = ev_data::timestamptz";
+    assert_eq!(one::<i64>(&stage.target, same).await, 5);
+    let same = "select count(*) from t where ev_time = ev_data::timestamptz";
+    assert_eq!(one::<i64>(&stage.target, same).await, 5);
+}
