@@ -44,3 +44,18 @@ async fn infinite_and_far_times_are_shown_and_moved_as_they_are() {
     let same = "select count(*) from t where ev_time = ev_data::timestamptz";
     assert_eq!(one::<i64>(&stage.target, same).await, 5);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_no_object_is_no_event() {
+    let stage = Stage::new().await;
+    let out = stage.produce(
+        &["--json", "--chunk-rows", "1"],
+        b"{\"data\": 1}\n[\"t\", \"data\"]\n",
+    );
+    assert_eq!(out.status.code(), Some(1));
+    let complaint = String::from_utf8(out.stderr).unwrap();
+    assert!(
+        complaint.contains("line 2 is no event: it is no JSON object"),
+        "{complaint}"
+    );
+}

@@ -149,6 +149,10 @@ struct Line {
 }
 
 fn parse(text: &str) -> Result<NewEvent, String> {
+    // An array would be taken for the fields in their order.
+    if !text.trim_start().starts_with('{') {
+        return Err("it is no JSON object".to_owned());
+    }
     let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let data = match line.data {
         // A string is taken for what it says, all else as it stands: numbers keep their digits.
@@ -243,6 +247,9 @@ mod tests {
         let event = parse(r#"{"ev_id":1,"ev_type":null,"ev_data":"a\nb","ev_retry":0}"#).unwrap();
         assert_eq!((event.ev_type, event.data.as_deref()), (None, Some("a\nb")));
         assert_eq!(parse(r#"{"data":null}"#).unwrap(), NewEvent::default());
+        for line in [r#"["t","data"]"#, r#""text""#, "1", "null", ""] {
+            assert_eq!(parse(line).unwrap_err(), "it is no JSON object", "{line}");
+        }
         assert!(parse(r#"{"dat":"x"}"#).unwrap_err().contains("unknown field"));
     }
 }
