@@ -1,6 +1,9 @@
 //! Names, times and databases that are not as one would make them, but there.
 
+use std::process::{Command, Stdio};
+
 use super::stage::{Stage, one};
+use crate::packaged;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn infinite_and_far_times_are_shown_and_moved_as_they_are() {
@@ -58,4 +61,49 @@ async fn a_line_that_is_no_object_is_no_event() {
         complaint.contains("line 2 is no event: it is no JSON object"),
         "{complaint}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_original_modules_are_filled_and_what_they_lack_is_told() {
+    let Some(server) = packaged::server().await else {
+        return;
+    };
+    server.create_database("d").await.unwrap();
+    packaged::create_extensions(&server, "d").await;
+    let client = server.connect("d").await.unwrap();
+    client
+        .batch_execute("select pgq.create_queue('q')")
+        .await
+        .unwrap();
+    let input = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(input.path(), "one\ntwo\nthree\n").unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_skytide"));
+        command
+            .arg(program)
+            .args(arguments)
+            .env("SKYTIDE_DB", server.dsn("d"))
+            .stdin(Stdio::from(input.reopen().unwrap()));
+        let out = command.output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, complaint) = run("queue", &["produce", "q", "--type", "t"]);
+    assert_eq!(code, Some(0), "{complaint}");
+    let events = "select string_agg(ev_type || ' ' || ev_data, ', ' order by ev_id) from pgq.event_template";
+    assert_eq!(one::<String>(&client, events).await, "t one, t two, t three");
+
+    let dsn = server.dsn("d");
+    for (program, arguments) in [
+        ("queue", &["info", "q"][..]),
+        ("qadmin", &[&dsn, "-c", "show blockers q"]),
+        ("qadmin", &[&dsn, "-c", "pause consumer c on q"]),
+    ] {
+        let (code, complaint) = run(program, arguments);
+        assert_eq!(code, Some(1), "{arguments:?}");
+        assert!(
+            complaint
+                .contains("HINT:  Put the SQL modules into that database, or upgrade them: skytide install"),
+            "{arguments:?}: {complaint}"
+        );
+    }
 }
