@@ -49,6 +49,34 @@ async fn infinite_and_far_times_are_shown_and_moved_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn queues_and_consumers_that_are_there_may_have_any_name() {
+    let stage = Stage::new().await;
+    let long = "x".repeat(300);
+    for queue in ["", long.as_str(), "two\nlines"] {
+        assert_eq!(stage.run(&["create", queue]).status.code(), Some(2), "{queue:?}");
+        for sql in [
+            "select pgq.create_queue($1)",
+            "select pgq.register_consumer($1, $1)",
+        ] {
+            stage.source.execute(sql, &[&queue]).await.unwrap();
+        }
+        assert_eq!(stage.json(&["info", queue])["queue"], queue);
+        assert_eq!(
+            stage.run(&["register", queue, &"y".repeat(300)]).status.code(),
+            Some(2)
+        );
+        stage.ok(&["register", queue, "plain", "--like", queue]);
+        stage.ok(&["pause", queue, queue]);
+        stage.ok(&["seek", queue, queue, "--end"]);
+        stage.ok(&["unregister", queue, queue]);
+        stage.ok(&["consume", queue, "plain", "--until-idle"]);
+        stage.ok(&["drop", queue, "--force"]);
+    }
+    let left = "select count(*) from pgq.queue";
+    assert_eq!(one::<i64>(&stage.source, left).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_line_that_is_no_object_is_no_event() {
     let stage = Stage::new().await;
     let out = stage.produce(

@@ -119,7 +119,7 @@ pub async fn run(args: QadminArgs, context: &Context) -> anyhow::Result<Outcome>
         queue: args
             .queue
             .as_deref()
-            .map(QueueName::new)
+            .map(QueueName::stored)
             .transpose()
             .map_err(QadminError::from)?,
         mode: args.mode(),

@@ -234,7 +234,7 @@ impl Console {
             Which::One(queue) => Ok(vec![queue]),
             Which::All => {
                 let rows = self.look_up(&Call::new(queries::QUEUE_NAMES, [])).await?;
-                let name = |row: &Row| Ok(QueueName::new(row.get::<_, String>(0))?);
+                let name = |row: &Row| Ok(QueueName::stored(row.get::<_, String>(0))?);
                 rows.iter().map(name).collect()
             }
         }

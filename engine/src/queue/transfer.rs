@@ -77,7 +77,7 @@ impl TargetHandler for Splitter {
     ) -> Result<(), HandlerError> {
         while let Some(chunk) = events.next_chunk().await? {
             for (name, share) in shares(&chunk, self.field)? {
-                let queue = QueueName::new(name).map_err(HandlerError::stop)?;
+                let queue = QueueName::stored(name).map_err(HandlerError::stop)?;
                 pgq::insert_events_at_their_time(target, &queue, &share).await?;
             }
             fail::fail_point!("queue::mid_batch");

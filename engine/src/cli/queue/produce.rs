@@ -13,7 +13,7 @@ use skytide_sql::conn::ConnectString;
 use super::super::failure::Failure;
 use super::super::output::OutputMode;
 use super::super::{Context, Outcome};
-use super::queue_name;
+use super::stored_queue;
 use crate::config::unit;
 use crate::queue::{Limits, NewEvent, Produced, Producer};
 
@@ -30,7 +30,7 @@ Examples:
   skytide queue produce mail < events.txt")]
 pub(super) struct ProduceArgs {
     /// Name of the queue
-    #[arg(value_parser = queue_name)]
+    #[arg(value_parser = stored_queue)]
     queue: QueueName,
     /// Type of events that do not say theirs
     #[arg(long = "type", value_name = "TYPE")]

@@ -30,6 +30,8 @@ fn every_command_of_the_grammar_is_read() {
         "install londiste",
         "create queue \"My queue\"",
         "drop queue q",
+        "drop queue ''",
+        "unregister consumer '' from ''",
         "alter queue q set max_lag='3 seconds', max_count = 10",
         "alter queue * set paused = 1",
         "alter queue q set max_retries = -1, external_ticker = true",
@@ -163,7 +165,7 @@ fn an_error_points_at_its_token_and_says_what_was_expected() {
     );
     assert!(complaint("show table a.b.c").contains("more parts than schema.name"));
     assert!(complaint("create queue ''").contains("is empty"));
-    assert!(complaint("show queue ''").contains("is empty"));
+    assert!(complaint("register consumer ''").contains("is empty"));
     assert!(complaint("register consumer c at 99999999999999999999").contains("expected a tick id"));
 }
 
