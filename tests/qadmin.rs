@@ -570,6 +570,14 @@ async fn a_dry_run_prints_sql_and_changes_nothing() {
     assert_eq!(place.json("show queue").as_array().unwrap().len(), 2);
     assert_eq!(place.json("show queue a")[0]["paused"], false);
     assert_eq!(place.json("show consumer").as_array().unwrap().len(), 1);
+    let both = place.run(&["--dry-run", "-c", "register consumer d on a at 7 copy c"], "");
+    assert_eq!(
+        both.out, "select pgq.register_consumer_at('a', 'd', 1);\n",
+        "{}",
+        both.err
+    );
+    let commented = place.run(&["-c", "-- a comment\nselect 'done' as word"], "");
+    assert!(commented.out.contains("done"), "{}", commented.err);
     let echoed = place.run(&["-e", "-c", "create queue d"], "");
     assert_eq!(
         (echoed.out.as_str(), echoed.err.as_str()),

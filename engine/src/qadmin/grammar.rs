@@ -274,18 +274,24 @@ fn register(c: &mut Cursor<'_>) -> Parsed<Change> {
     }
     c.need_word("consumer")?;
     let consumer_name = new_consumer(c)?;
-    let (mut on_queue, mut start) = (None, Start::Newest);
+    let (mut on_queue, mut at, mut copy) = (None, None, None);
     loop {
         if on_queue.is_none() && c.word("on") {
             on_queue = Some(queue(c)?);
-        } else if start == Start::Newest && c.word("at") {
-            start = Start::At(TickId::new(c.need_number(Expected::Number("tick id"))?));
-        } else if start == Start::Newest && c.word("copy") {
-            start = Start::Copy(consumer(c)?);
+        } else if at.is_none() && c.word("at") {
+            at = Some(TickId::new(c.need_number(Expected::Number("tick id"))?));
+        } else if copy.is_none() && c.word("copy") {
+            copy = Some(consumer(c)?);
         } else {
             break;
         }
     }
+    // As it always was: with both, the other consumer's place counts.
+    let start = match (copy, at) {
+        (Some(other), _) => Start::Copy(other),
+        (None, Some(tick)) => Start::At(tick),
+        (None, None) => Start::Newest,
+    };
     Ok(Change::Register {
         consumer: consumer_name,
         queue: on_queue,

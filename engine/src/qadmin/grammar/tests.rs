@@ -38,6 +38,8 @@ fn every_command_of_the_grammar_is_read() {
         "register consumer c",
         "register consumer c on q at 12",
         "register consumer c copy d on q",
+        "register consumer c at 12 copy d",
+        "register consumer c copy d on q at 12",
         "unregister consumer c from q",
         "unregister consumer *",
         "register subconsumer s for c on q",
@@ -158,7 +160,8 @@ fn an_error_points_at_its_token_and_says_what_was_expected() {
          show help; lists the commands."
     );
     assert!(
-        complaint("register consumer c at 1 copy d").starts_with("unexpected \"copy\", expected on or \";\"")
+        complaint("register consumer c at 1 at 2")
+            .starts_with("unexpected \"at\", expected on, copy or \";\"")
     );
     assert!(
         complaint("connect queue=q dbname=d").starts_with("unexpected \"dbname\", expected node or \";\"")
