@@ -259,6 +259,89 @@ async fn nodes_and_their_tables_are_looked_after() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_published_only_where_they_are_captured_from_the_wal() {
+    let place = Place::new().await;
+    let dsn = place.dsn();
+    for set in ["by_triggers", "by_wal"] {
+        place.done(&format!(
+            "select * from pgq_node.register_location('{set}', 'n1', $${dsn}$$, false);
+             select * from pgq_node.create_node('{set}', 'root', 'n1', 'n1_worker', null, null, null);"
+        ));
+    }
+    place.done(
+        "select londiste.set_capture('by_triggers', 'trigger');
+         create table t (id int primary key); create table u (id int primary key)",
+    );
+    let on = |set: &str, more: &[&str], commands: &str| {
+        let said = place.run(&[&["-Q", set], more, &["-c", commands]].concat(), "");
+        assert_eq!(said.code, Some(0), "{commands}\n{}{}", said.out, said.err);
+        said.out
+    };
+    let publications = "select pubname from pg_publication order by 1";
+    let published = "select pubname, tablename from pg_publication_tables where schemaname = 'public'";
+
+    let dry = on("by_triggers", &["--dry-run"], "londiste add table t");
+    assert!(!dry.contains("publication"), "{dry}");
+    let added = on("by_triggers", &[], "londiste add table t");
+    assert!(
+        added.starts_with("200 Table added") && !added.contains("from the WAL"),
+        "{added}"
+    );
+    place.done("insert into t values (1)");
+    assert_eq!(
+        place.json("select count(*) from pgq.event_template where ev_type like 'I%'"),
+        json!([{"count": 1}])
+    );
+
+    let conf = |set: &str| {
+        let path = place.home.path().join(format!("{set}.ini"));
+        let text = format!("[londiste]\nqueue_name = {set}\njob_name = n1_worker\ndb = {dsn}\n");
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let londiste = |set: &str, arguments: &[&str]| {
+        let out = Command::new(PROGRAM)
+            .arg("londiste")
+            .arg(conf(set))
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = String::from_utf8([out.stdout, out.stderr].concat()).unwrap();
+        assert!(out.status.success(), "{arguments:?}: {text}");
+        text
+    };
+    let dry = londiste("by_triggers", &["add-table", "u", "--dry-run"]);
+    assert!(
+        dry.contains("would add table public.u, captured by triggers"),
+        "{dry}"
+    );
+    londiste("by_triggers", &["add-table", "t", "u"]);
+    londiste("by_triggers", &["remove-table", "u"]);
+    on("by_triggers", &[], "londiste remove table t");
+    assert_eq!(place.json(publications), json!([]));
+
+    // A root that another program made has no publication: it is made.
+    let dry = on("by_wal", &["--dry-run"], "londiste add table t");
+    assert!(dry.contains("create publication \"skytide_by_wal\""), "{dry}");
+    assert_eq!(place.json(publications), json!([]));
+    let dry = londiste("by_wal", &["add-table", "u", "--dry-run"]);
+    assert!(
+        dry.contains("would add table public.u, captured from the WAL"),
+        "{dry}"
+    );
+    on("by_wal", &[], "londiste add table t");
+    londiste("by_wal", &["add-table", "u"]);
+    assert_eq!(
+        place.json(publications),
+        json!([{"pubname": "skytide_by_wal"}, {"pubname": "skytide_by_wal_pgq"}])
+    );
+    assert_eq!(
+        place.json(&format!("{published} order by 2")),
+        json!([{"pubname": "skytide_by_wal", "tablename": "t"}, {"pubname": "skytide_by_wal", "tablename": "u"}])
+    );
+}
+
 const NASTY_TABLES: &str = r#"
     create table parents (id int primary key);
     create function "A trigger"() returns trigger language plpgsql as $$ begin return new; end; $$;
@@ -390,6 +473,21 @@ async fn what_goes_wrong_is_pointed_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn values_in_json_keep_their_digits() {
+    let place = Place::new().await;
+    let values = "select 12345678901234567890.12345678901 as n, jsonb '[1, 2.50]' as j, 'NaN'::numeric as x";
+    let said = place.run(&["--json", "-c", values], "");
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    for text in [
+        "\"n\": 12345678901234567890.12345678901,",
+        "\"j\": [1, 2.50],",
+        "\"x\": \"NaN\"",
+    ] {
+        assert!(said.out.contains(text), "{text}: {}", said.out);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn commands_come_from_pipes_and_files_too() {
     let place = Place::new().await;
     let piped = place.run(
@@ -472,6 +570,14 @@ async fn a_dry_run_prints_sql_and_changes_nothing() {
     assert_eq!(place.json("show queue").as_array().unwrap().len(), 2);
     assert_eq!(place.json("show queue a")[0]["paused"], false);
     assert_eq!(place.json("show consumer").as_array().unwrap().len(), 1);
+    let both = place.run(&["--dry-run", "-c", "register consumer d on a at 7 copy c"], "");
+    assert_eq!(
+        both.out, "select pgq.register_consumer_at('a', 'd', 1);\n",
+        "{}",
+        both.err
+    );
+    let commented = place.run(&["-c", "-- a comment\nselect 'done' as word"], "");
+    assert!(commented.out.contains("done"), "{}", commented.err);
     let echoed = place.run(&["-e", "-c", "create queue d"], "");
     assert_eq!(
         (echoed.out.as_str(), echoed.err.as_str()),

@@ -1,6 +1,8 @@
 //! Queues as their users meet them: `skytide queue`, and the library behind it. Ticks are made by hand, so
 //! that each test knows what is in a batch.
 
+mod load;
+mod odd;
 mod once;
 mod spooled;
 mod stage;

@@ -5,6 +5,7 @@ pub mod api;
 pub mod backoff;
 pub mod causes;
 pub mod conn;
+pub mod event_time;
 pub mod fault;
 pub mod ident;
 pub mod ids;
@@ -18,6 +19,7 @@ pub mod tls;
 pub mod transport;
 pub mod xid;
 
+pub use event_time::EventTime;
 pub use ids::{BatchId, EventId, Oid, TickId};
 pub use lsn::Lsn;
 pub use names::{ConsumerName, NodeName, QueueName, SlotName, TableName};

@@ -34,6 +34,16 @@ macro_rules! name_type {
                 Err(BadName { kind: $kind, name, why })
             }
 
+            /// A name that the database may have already, whoever made it: there any text is one.
+            pub fn stored(name: impl Into<String>) -> Result<Self, BadName> {
+                let name = name.into();
+                if name.contains('\0') {
+                    let why = "has a character of code 0";
+                    return Err(BadName { kind: $kind, name, why });
+                }
+                Ok(Self(name))
+            }
+
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -139,6 +149,15 @@ impl fmt::Display for TableName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_there_may_have_any_name() {
+        for name in ["", "a\nb", "x".repeat(300).as_str()] {
+            assert!(QueueName::new(name).is_err());
+            assert_eq!(QueueName::stored(name).unwrap().as_str(), name);
+        }
+        assert!(QueueName::stored("a\0b").is_err());
+    }
 
     #[test]
     fn table_names_split_at_the_first_dot() {

@@ -130,33 +130,18 @@ pub async fn check_server(client: &Client) -> Result<(), CaptureError> {
     Ok(())
 }
 
-/// Makes the queue's publications if they are missing. Needs the tables' owner (or a superuser).
-pub async fn ensure_publications(
-    client: &Client,
-    publications: &Publications,
-    queue: &QueueName,
-) -> Result<(), CaptureError> {
-    for (name, operations) in [
-        (&publications.tables, "insert, update, delete, truncate"),
-        (&publications.ticks, "insert"),
-    ] {
-        if client
-            .query_opt("select 1 from pg_publication where pubname = $1", &[name])
-            .await?
-            .is_none()
-        {
-            let sql = format!(
-                "create publication {} with (publish = '{operations}')",
-                quote_ident(name)
-            );
-            match alter_publication(client, &sql).await {
-                Err(e) if e.code() == Some(&SqlState::DUPLICATE_OBJECT) => {}
-                made => {
-                    made.map_err(|e| denied(e, "create the publication", name, "grant create on database"))?
-                }
-            }
-        }
-    }
+const TABLE_OPERATIONS: &str = "insert, update, delete, truncate";
+const TICK_OPERATIONS: &str = "insert";
+
+fn create_publication(name: &str, operations: &str) -> String {
+    format!(
+        "create publication {} with (publish = '{operations}')",
+        quote_ident(name)
+    )
+}
+
+/// `pgq.tick` and the queue's event tables.
+async fn tick_tables(client: &Client, queue: &QueueName) -> Result<Vec<TableName>, CaptureError> {
     let event_tables = client
         .query(
             "select format('%s_%s', queue_data_pfx, n) from pgq.queue, generate_series(0, queue_ntables - 1) n \
@@ -164,14 +149,69 @@ pub async fn ensure_publications(
             &[&queue.as_str()],
         )
         .await?;
-    let mut wanted = vec![TableName::new("pgq", "tick")];
+    let mut tables = vec![TableName::new("pgq", "tick")];
     for row in event_tables {
-        wanted.push(TableName::parse(row.get(0)).map_err(|e| CaptureError::Provider {
+        tables.push(TableName::parse(row.get(0)).map_err(|e| CaptureError::Provider {
             what: e.to_string(),
             fix: "look at pgq.queue.queue_data_pfx".into(),
         })?);
     }
-    for table in wanted {
+    Ok(tables)
+}
+
+/// The statements that make the publications where that of the tables is missing, with ticks and event tables in the
+/// other one.
+pub async fn missing_publications(
+    client: &Client,
+    publications: &Publications,
+    queue: &QueueName,
+) -> Result<Vec<String>, CaptureError> {
+    let mut statements = Vec::new();
+    if !is_missing(client, &publications.tables).await? {
+        return Ok(statements);
+    }
+    for (name, operations) in [
+        (&publications.tables, TABLE_OPERATIONS),
+        (&publications.ticks, TICK_OPERATIONS),
+    ] {
+        if is_missing(client, name).await? {
+            statements.push(create_publication(name, operations));
+            if *name == publications.ticks {
+                for table in tick_tables(client, queue).await? {
+                    let (name, table) = (quote_ident(name), table.quoted());
+                    statements.push(format!("alter publication {name} add table only {table}"));
+                }
+            }
+        }
+    }
+    Ok(statements)
+}
+
+async fn is_missing(client: &Client, publication: &str) -> Result<bool, tokio_postgres::Error> {
+    let sql = "select 1 from pg_catalog.pg_publication where pubname = $1";
+    Ok(client.query_opt(sql, &[&publication]).await?.is_none())
+}
+
+/// Makes the queue's publications if they are missing. Needs the tables' owner (or a superuser).
+pub async fn ensure_publications(
+    client: &Client,
+    publications: &Publications,
+    queue: &QueueName,
+) -> Result<(), CaptureError> {
+    for (name, operations) in [
+        (&publications.tables, TABLE_OPERATIONS),
+        (&publications.ticks, TICK_OPERATIONS),
+    ] {
+        if is_missing(client, name).await? {
+            match alter_publication(client, &create_publication(name, operations)).await {
+                Err(e) if e.code() == Some(&SqlState::DUPLICATE_OBJECT) => {}
+                made => {
+                    made.map_err(|e| denied(e, "create the publication", name, "grant create on database"))?
+                }
+            }
+        }
+    }
+    for table in tick_tables(client, queue).await? {
         publish(client, &publications.ticks, &table).await?;
     }
     Ok(())

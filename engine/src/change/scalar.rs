@@ -32,9 +32,11 @@ pub fn text(value: ColumnValue<'_>) -> Option<&str> {
     }
 }
 
-/// A timestamptz in microseconds since 2000-01-01 UTC. The stream's DateStyle is ISO.
+/// A timestamptz in microseconds since 2000-01-01 UTC, the infinite ones as the ends of the range. The stream's DateStyle is ISO.
 pub fn timestamp(value: ColumnValue<'_>) -> Option<i64> {
     match value {
+        ColumnValue::Text(b"infinity") => Some(i64::MAX),
+        ColumnValue::Text(b"-infinity") => Some(i64::MIN),
         ColumnValue::Text(text) => {
             let text = std::str::from_utf8(text).ok();
             let epoch = jiff::Timestamp::from_second(946_684_800).ok();
@@ -57,6 +59,8 @@ mod tests {
     fn both_formats_read_the_same() {
         let micros = timestamp(ColumnValue::Text(b"2026-01-02 03:04:05.678901+00")).unwrap();
         assert_eq!(micros, 820_638_245_678_901);
+        assert_eq!(timestamp(ColumnValue::Text(b"-infinity")), Some(i64::MIN));
+        assert_eq!(timestamp(ColumnValue::Text(b"infinity")), Some(i64::MAX));
         let binary = micros.to_be_bytes();
         assert_eq!(timestamp(ColumnValue::Binary(&binary)), Some(micros));
         assert_eq!(int8(ColumnValue::Text(b"-5")), Some(-5));

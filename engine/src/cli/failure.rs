@@ -151,15 +151,21 @@ impl Advice for CaptureError {
     }
 }
 
+/// Where a function or a table of the SQL modules is not there.
+pub const INSTALL_HINT: &str =
+    "Put the SQL modules into that database, or upgrade them: skytide install CONNECT-STRING";
+
 impl Advice for ApiError {
     fn hint(&self) -> Option<String> {
-        let (ApiError::Call { source, .. } | ApiError::Answer(source)) = self else {
-            return None;
+        let (source, function) = match self {
+            ApiError::Call { source, function } => (source, *function),
+            ApiError::Answer(source) => (source, ""),
+            _ => return None,
         };
         match *source.code()? {
-            SqlState::INVALID_SCHEMA_NAME | SqlState::UNDEFINED_FUNCTION => Some(
-                "Put the SQL modules into that database, or upgrade them: skytide install CONNECT-STRING".into(),
-            ),
+            SqlState::INVALID_SCHEMA_NAME | SqlState::UNDEFINED_FUNCTION => Some(INSTALL_HINT.into()),
+            // The original modules keep it elsewhere. What a function misses is no table of the modules.
+            SqlState::UNDEFINED_TABLE if function.starts_with("read ") => Some(INSTALL_HINT.into()),
             SqlState::INSUFFICIENT_PRIVILEGE => Some(
                 "skytide doctor --db CONNECT-STRING --as root, or --as leaf, names each grant that is missing.".into(),
             ),

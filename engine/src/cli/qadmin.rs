@@ -45,7 +45,13 @@ pub struct QadminArgs {
     #[arg(short = 'Q', long)]
     queue: Option<String>,
     /// Carry out these commands and leave; the last semicolon may be missing.
-    #[arg(short = 'c', long, value_name = "COMMANDS", conflicts_with = "file")]
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "COMMANDS",
+        conflicts_with = "file",
+        allow_hyphen_values = true
+    )]
     command: Option<String>,
     /// Carry out the commands of this file and leave; - is standard input.
     #[arg(short = 'f', long)]
@@ -119,7 +125,7 @@ pub async fn run(args: QadminArgs, context: &Context) -> anyhow::Result<Outcome>
         queue: args
             .queue
             .as_deref()
-            .map(QueueName::new)
+            .map(QueueName::stored)
             .transpose()
             .map_err(QadminError::from)?,
         mode: args.mode(),

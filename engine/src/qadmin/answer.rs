@@ -1,6 +1,7 @@
 //! What a command gives back, and how it is printed.
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -59,7 +60,26 @@ impl Answer {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rows {
     pub columns: Vec<String>,
-    pub rows: Vec<Vec<Value>>,
+    pub rows: Vec<Vec<Cell>>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Cell {
+    Value(Value),
+    /// JSON in the server's own words: a number of ours has fewer digits than one of its.
+    Json(String),
+}
+
+impl Serialize for Cell {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Cell::Value(value) => value.serialize(serializer),
+            Cell::Json(text) => {
+                let raw: &RawValue = serde_json::from_str(text).map_err(S::Error::custom)?;
+                raw.serialize(serializer)
+            }
+        }
+    }
 }
 
 impl Rows {
@@ -95,7 +115,7 @@ impl Rows {
 }
 
 /// A value of one of the types our own queries give.
-fn value(row: &Row, at: usize) -> Result<Value, tokio_postgres::Error> {
+fn value(row: &Row, at: usize) -> Result<Cell, tokio_postgres::Error> {
     let kind = row.columns().get(at).map(|column| column.type_().clone());
     let value = match kind {
         Some(Type::BOOL) => json!(row.try_get::<_, Option<bool>>(at)?),
@@ -104,14 +124,16 @@ fn value(row: &Row, at: usize) -> Result<Value, tokio_postgres::Error> {
         Some(Type::FLOAT8) => json!(row.try_get::<_, Option<f64>>(at)?),
         _ => json!(row.try_get::<_, Option<String>>(at)?),
     };
-    Ok(value)
+    Ok(Cell::Value(value))
 }
 
 /// A value the server gave as text.
-pub fn value_of_text(text: Option<&str>, kind: Option<&Type>) -> Value {
-    let Some(text) = text else { return Value::Null };
-    let parsed = match kind {
-        Some(&Type::BOOL) => Some(Value::Bool(text == "t")),
+pub fn value_of_text(text: Option<&str>, kind: Option<&Type>) -> Cell {
+    let Some(text) = text else {
+        return Cell::Value(Value::Null);
+    };
+    match kind {
+        Some(&Type::BOOL) => Cell::Value(Value::Bool(text == "t")),
         Some(
             &(Type::INT2
             | Type::INT4
@@ -122,24 +144,24 @@ pub fn value_of_text(text: Option<&str>, kind: Option<&Type>) -> Value {
             | Type::NUMERIC
             | Type::JSON
             | Type::JSONB),
-        ) => serde_json::from_str(text).ok(),
-        _ => None,
-    };
-    parsed.unwrap_or_else(|| Value::String(text.to_owned()))
+            // Not JSON are NaN and the infinities.
+        ) if serde_json::from_str::<&RawValue>(text).is_ok() => Cell::Json(text.to_owned()),
+        _ => Cell::Value(Value::String(text.to_owned())),
+    }
 }
 
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+fn cell(cell: &Cell) -> String {
+    match cell {
+        Cell::Value(Value::Null) => String::new(),
+        Cell::Value(Value::String(text)) | Cell::Json(text) => text.clone(),
+        Cell::Value(other) => other.to_string(),
     }
 }
 
 /// A row as an object whose keys keep the columns' order.
 struct Named<'a> {
     columns: &'a [String],
-    values: &'a [Value],
+    values: &'a [Cell],
 }
 
 impl Serialize for Named<'_> {
@@ -158,15 +180,25 @@ mod tests {
 
     #[test]
     fn values_keep_their_kind_in_json() {
-        assert_eq!(value_of_text(Some("t"), Some(&Type::BOOL)), json!(true));
-        assert_eq!(value_of_text(Some("12"), Some(&Type::INT8)), json!(12));
-        assert_eq!(
-            value_of_text(Some("{\"a\": 1}"), Some(&Type::JSONB)),
-            json!({"a": 1})
-        );
-        assert_eq!(value_of_text(Some("NaN"), Some(&Type::FLOAT8)), json!("NaN"));
-        assert_eq!(value_of_text(Some("12"), Some(&Type::TEXT)), json!("12"));
-        assert_eq!(value_of_text(None, Some(&Type::TEXT)), Value::Null);
+        let printed = |text, kind| serde_json::to_string(&value_of_text(text, Some(&kind))).unwrap();
+        assert_eq!(printed(Some("t"), Type::BOOL), "true");
+        assert_eq!(printed(Some("12"), Type::INT8), "12");
+        assert_eq!(printed(Some("{\"a\": 1}"), Type::JSONB), "{\"a\": 1}");
+        assert_eq!(printed(Some("NaN"), Type::FLOAT8), "\"NaN\"");
+        assert_eq!(printed(Some("12"), Type::TEXT), "\"12\"");
+        assert_eq!(printed(None, Type::TEXT), "null");
+    }
+
+    #[test]
+    fn no_digit_is_lost_in_json() {
+        let printed = |text, kind| serde_json::to_string(&value_of_text(Some(text), Some(&kind))).unwrap();
+        for (text, kind) in [
+            ("12345678901234567890.12345678901", Type::NUMERIC),
+            ("[1, 2.50]", Type::JSONB),
+            ("{\"b\" : 1e400, \"a\":1, \"a\":2}", Type::JSON),
+        ] {
+            assert_eq!(printed(text, kind), text);
+        }
     }
 
     #[test]
@@ -174,7 +206,7 @@ mod tests {
         let columns = ["z".to_owned(), "a".to_owned()];
         let row = Named {
             columns: &columns,
-            values: &[json!(1), Value::Null],
+            values: &[Cell::Value(json!(1)), Cell::Value(Value::Null)],
         };
         assert_eq!(serde_json::to_string(&row).unwrap(), r#"{"z":1,"a":null}"#);
     }

@@ -156,7 +156,7 @@ impl Console {
         let query = self.session.query(call.sql, &values);
         interruptible(&self.session, &mut self.interrupts, query)
             .await
-            .map_err(|error| QadminError::from_server(error, call.sql))
+            .map_err(|error| QadminError::from_call(error, call.sql))
     }
 
     /// The rows of a query, to be shown.
@@ -165,7 +165,7 @@ impl Console {
             self.show_sql(&call.shown())?;
             return Ok(None);
         }
-        let failed = |error| QadminError::from_server(error, call.sql);
+        let failed = |error| QadminError::from_call(error, call.sql);
         let columns = self.session.prepare(call.sql).await.map_err(failed)?;
         let rows = self.look_up(call).await?;
         Rows::read(columns.columns(), &rows).map(Some).map_err(failed)
@@ -234,7 +234,7 @@ impl Console {
             Which::One(queue) => Ok(vec![queue]),
             Which::All => {
                 let rows = self.look_up(&Call::new(queries::QUEUE_NAMES, [])).await?;
-                let name = |row: &Row| Ok(QueueName::new(row.get::<_, String>(0))?);
+                let name = |row: &Row| Ok(QueueName::stored(row.get::<_, String>(0))?);
                 rows.iter().map(name).collect()
             }
         }

@@ -10,7 +10,7 @@ use tokio_postgres::error::{DbError, ErrorPosition};
 use super::cursor::Expected;
 use super::lex::Open;
 use crate::capture::CaptureError;
-use crate::cli::failure::{Advice, Exit};
+use crate::cli::failure::{Advice, Exit, INSTALL_HINT};
 
 /// A place in a text, to be shown with the line it is in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -188,6 +188,19 @@ impl QadminError {
             place,
             hint: db_error.hint().map(str::to_owned),
         }))
+    }
+}
+
+impl QadminError {
+    /// An error of a statement of our own: what it misses is a part of the SQL modules.
+    pub fn from_call(error: tokio_postgres::Error, sql: &str) -> QadminError {
+        let mut error = QadminError::from_server(error, sql);
+        if let QadminError::Server(server) = &mut error
+            && ["3F000", "42883", "42P01"].contains(&server.code())
+        {
+            server.hint = Some(INSTALL_HINT.to_owned());
+        }
+        error
     }
 }
 

@@ -86,7 +86,7 @@ fn command(c: &mut Cursor<'_>) -> Parsed<Command> {
             Some(command) => command,
             None => return Ok(Command::Sql),
         },
-        Some("create") if c.word("queue") => Command::Change(Change::CreateQueue(queue(c)?)),
+        Some("create") if c.word("queue") => Command::Change(Change::CreateQueue(new_queue(c)?)),
         Some("drop") if c.word("queue") => Command::Change(Change::DropQueue(queue(c)?)),
         Some("alter") if c.word("queue") => Command::Change(alter_queue(c)?),
         Some("connect") => Command::Connect(connect(c)?),
@@ -106,11 +106,20 @@ fn command(c: &mut Cursor<'_>) -> Parsed<Command> {
 }
 
 fn queue(c: &mut Cursor<'_>) -> Parsed<QueueName> {
+    c.name(Thing::Queue, QueueName::stored)
+}
+
+/// One that is to be made has a name that is easy to live with; what is there may have any.
+fn new_queue(c: &mut Cursor<'_>) -> Parsed<QueueName> {
     c.name(Thing::Queue, QueueName::new)
 }
 
-fn consumer(c: &mut Cursor<'_>) -> Parsed<ConsumerName> {
+fn new_consumer(c: &mut Cursor<'_>) -> Parsed<ConsumerName> {
     c.name(Thing::Consumer, ConsumerName::new)
+}
+
+fn consumer(c: &mut Cursor<'_>) -> Parsed<ConsumerName> {
+    c.name(Thing::Consumer, ConsumerName::stored)
 }
 
 /// `*` or a name.
@@ -264,19 +273,25 @@ fn register(c: &mut Cursor<'_>) -> Parsed<Change> {
         });
     }
     c.need_word("consumer")?;
-    let consumer_name = consumer(c)?;
-    let (mut on_queue, mut start) = (None, Start::Newest);
+    let consumer_name = new_consumer(c)?;
+    let (mut on_queue, mut at, mut copy) = (None, None, None);
     loop {
         if on_queue.is_none() && c.word("on") {
             on_queue = Some(queue(c)?);
-        } else if start == Start::Newest && c.word("at") {
-            start = Start::At(TickId::new(c.need_number(Expected::Number("tick id"))?));
-        } else if start == Start::Newest && c.word("copy") {
-            start = Start::Copy(consumer(c)?);
+        } else if at.is_none() && c.word("at") {
+            at = Some(TickId::new(c.need_number(Expected::Number("tick id"))?));
+        } else if copy.is_none() && c.word("copy") {
+            copy = Some(consumer(c)?);
         } else {
             break;
         }
     }
+    // As it always was: with both, the other consumer's place counts.
+    let start = match (copy, at) {
+        (Some(other), _) => Start::Copy(other),
+        (None, Some(tick)) => Start::At(tick),
+        (None, None) => Start::Newest,
+    };
     Ok(Change::Register {
         consumer: consumer_name,
         queue: on_queue,
@@ -286,7 +301,7 @@ fn register(c: &mut Cursor<'_>) -> Parsed<Change> {
 
 fn unregister(c: &mut Cursor<'_>) -> Parsed<Change> {
     if c.word("subconsumer") {
-        let sub = which(c, |c| c.name(Thing::Subconsumer, ConsumerName::new))?;
+        let sub = which(c, |c| c.name(Thing::Subconsumer, ConsumerName::stored))?;
         c.need_word("for")?;
         let consumer = consumer(c)?;
         let (mut from, mut open_batch) = (None, OpenBatch::Refuse);

@@ -30,7 +30,7 @@ Queues
             max_retries, retry_delay, retry_max_delay
 
 Consumers
-  register consumer CONSUMER [on QUEUE] [at TICK | copy CONSUMER];
+  register consumer CONSUMER [on QUEUE] [at TICK] [copy CONSUMER];
   unregister consumer CONSUMER | * [from QUEUE];
   register subconsumer NAME for CONSUMER [on QUEUE];
   unregister subconsumer NAME | * for CONSUMER [from QUEUE] [close [batch]];

@@ -68,11 +68,11 @@ async fn each(
     Ok(console.done(tag, notes))
 }
 
-/// A root's tables are in the queue's publication, elsewhere they are not.
+/// The tables of a root that captures from the WAL are in the queue's publication, others are not.
 #[derive(Clone, PartialEq, Eq)]
 enum Publishing {
     No,
-    In(String),
+    In(Publications),
 }
 
 async fn publishing(console: &mut Console, queue: &QueueName) -> Result<Publishing, QadminError> {
@@ -82,7 +82,7 @@ async fn publishing(console: &mut Console, queue: &QueueName) -> Result<Publishi
     let is_root = rows
         .first()
         .is_some_and(|row| row.get::<_, Option<&str>>(0) == Some("root"));
-    if !is_root {
+    if !is_root || !captures_from_wal(console, queue).await? {
         return Ok(Publishing::No);
     }
     if console.transaction() == Transaction::Open {
@@ -91,7 +91,33 @@ async fn publishing(console: &mut Console, queue: &QueueName) -> Result<Publishi
             hint: "First: commit;",
         });
     }
-    Ok(Publishing::In(Publications::of(queue).tables))
+    Ok(Publishing::In(Publications::of(queue)))
+}
+
+async fn captures_from_wal(console: &mut Console, queue: &QueueName) -> Result<bool, QadminError> {
+    let rows = console.look_up(&Call::new(queries::KNOWS_CAPTURE, [])).await?;
+    if !rows.first().is_some_and(|row| row.get(0)) {
+        return Ok(false);
+    }
+    let rows = console
+        .look_up(&Call::new(queries::CAPTURE, [Param::text(queue)]))
+        .await?;
+    Ok(rows
+        .first()
+        .is_some_and(|row| row.get::<_, Option<&str>>(0) == Some("wal")))
+}
+
+/// A root that another program made may have none.
+async fn make_publications(
+    console: &mut Console,
+    publications: &Publications,
+    queue: &QueueName,
+) -> Result<(), QadminError> {
+    let missing = slot::missing_publications(&console.session, publications, queue).await?;
+    for sql in missing {
+        console.control(&sql).await?;
+    }
+    Ok(())
 }
 
 async fn lock(console: &mut Console, publishing: &Publishing) -> Result<(), QadminError> {
@@ -111,6 +137,9 @@ async fn add_tables(
     let notes = console
         .atomically(async |console: &mut Console| {
             lock(console, &publishing).await?;
+            if let Publishing::In(publications) = &publishing {
+                make_publications(console, publications, queue).await?;
+            }
             let mut notes = Vec::new();
             for table in tables {
                 let params = [
@@ -121,14 +150,14 @@ async fn add_tables(
                 notes.extend(coded(console, &Call::new(queries::ADD_TABLE, params)).await?);
                 match &publishing {
                     Publishing::No => {}
-                    Publishing::In(name) if console.is_dry() => {
-                        let (name, table) = (quote_ident(name), table.quoted());
+                    Publishing::In(publications) if console.is_dry() => {
+                        let (name, table) = (quote_ident(&publications.tables), table.quoted());
                         console
                             .control(&format!("alter publication {name} add table only {table}"))
                             .await?;
                     }
-                    Publishing::In(name) => {
-                        slot::publish(&console.session, name, table).await?;
+                    Publishing::In(publications) => {
+                        slot::publish(&console.session, &publications.tables, table).await?;
                     }
                 }
             }
@@ -162,13 +191,15 @@ async fn remove_tables(
                 notes.extend(coded(console, &Call::new(queries::REMOVE_TABLE, params)).await?);
                 match &publishing {
                     Publishing::No => {}
-                    Publishing::In(name) if console.is_dry() => {
-                        let (name, table) = (quote_ident(name), published.quoted());
+                    Publishing::In(publications) if console.is_dry() => {
+                        let (name, table) = (quote_ident(&publications.tables), published.quoted());
                         console
                             .control(&format!("alter publication {name} drop table only {table}"))
                             .await?;
                     }
-                    Publishing::In(name) => slot::unpublish(&console.session, name, published).await?,
+                    Publishing::In(publications) => {
+                        slot::unpublish(&console.session, &publications.tables, published).await?;
+                    }
                 }
             }
             Ok(notes)

@@ -26,6 +26,9 @@ pub const POSITION: &str = "\
     select coalesce(next_tick, last_tick) from pgq.get_consumer_info($1, $2)";
 pub const OPEN_BATCH: &str = "select current_batch from pgq.get_consumer_info($1, $2)";
 pub const NODE_TYPE: &str = "select node_type from pgq_node.get_node_info($1) where ret_code < 400";
+/// The original Londiste has triggers only, and no such function.
+pub const KNOWS_CAPTURE: &str = "select to_regprocedure('londiste.get_capture(text)') is not null";
+pub const CAPTURE: &str = "select londiste.get_capture($1)";
 pub const NODE_LOCATION: &str = "\
     select node_location from pgq_node.node_location where queue_name = $1 and node_name = $2";
 pub const DEST_TABLE: &str = "\

@@ -4,7 +4,7 @@ use skytide_sql::ident::quote_ident;
 use skytide_sql::{NodeName, QueueName};
 use tokio_postgres::Row;
 
-use super::answer::{Answer, Rows};
+use super::answer::{Answer, Cell, Rows};
 use super::call::{Call, Param};
 use super::command::{Batch, RelationName, Show, Which};
 use super::console::Console;
@@ -164,7 +164,7 @@ async fn version(console: &mut Console) -> Result<Answer, QadminError> {
     ];
     Ok(Answer::Rows(Rows {
         columns,
-        rows: vec![values.map(serde_json::Value::String).to_vec()],
+        rows: vec![values.map(|text| Cell::Value(text.into())).to_vec()],
     }))
 }
 

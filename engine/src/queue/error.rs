@@ -113,6 +113,13 @@ impl HandlerError {
         }
     }
 
+    pub(super) fn with_fault(fault: Fault, source: impl Into<Box<dyn Error + Send + Sync>>) -> HandlerError {
+        HandlerError {
+            fault,
+            source: source.into(),
+        }
+    }
+
     pub fn fault(&self) -> Fault {
         self.fault
     }

@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 
 use skytide_sql::TableName;
 use skytide_sql::api::pgq::Batch;
-use tokio_postgres::Transaction;
+use tokio_postgres::{Statement, Transaction};
 
-use super::table::{Column, columns_of};
+use super::column::{Column, Refused, columns_of};
 use super::{Events, HandlerError, TargetHandler};
 use decode::{Op, RowEvent, decode};
 
@@ -29,7 +29,12 @@ pub struct Loader {
     others: Others,
     /// Types of columns, looked up anew for each batch.
     types: HashMap<TableName, HashMap<String, Column>>,
+    /// Of this batch, by their SQL.
+    statements: HashMap<String, Statement>,
 }
+
+/// Rows that somebody wrote by hand may be of any shape.
+const MOST_STATEMENTS: usize = 100;
 
 impl Loader {
     /// `tables`: where the rows of some tables go; all others go to the table of their own name.
@@ -38,33 +43,82 @@ impl Loader {
             tables,
             others,
             types: HashMap::new(),
+            statements: HashMap::new(),
         }
     }
 
+    async fn look_up(&mut self, table: &TableName, target: &Transaction<'_>) -> Result<(), HandlerError> {
+        if !self.types.contains_key(table) {
+            let types = columns_of(target, table).await?.into_iter().collect();
+            self.types.insert(table.clone(), types);
+        }
+        Ok(())
+    }
+
+    /// What the row's key is as text, if no other text is the same key.
+    fn text_of_key(&self, row: &RowEvent) -> Option<Vec<String>> {
+        let types = self.types.get(&row.table)?;
+        let parts = row.key.iter().zip(&row.key_values);
+        parts
+            .map(|(column, value)| types.get(column)?.equality?.canonical(value))
+            .collect()
+    }
+
     async fn apply(&mut self, run: Run, target: &Transaction<'_>) -> Result<(), HandlerError> {
-        if run.shape.op == Op::Truncate {
-            target
-                .batch_execute(&statement::truncate(&run.shape.table))
-                .await?;
+        let Run { shape, rows, .. } = run;
+        if shape.op == Op::Truncate {
+            target.batch_execute(&statement::truncate(&shape.table)).await?;
             return Ok(());
         }
-        if !self.types.contains_key(&run.shape.table) {
-            let types = columns_of(target, &run.shape.table).await?.into_iter().collect();
-            self.types.insert(run.shape.table.clone(), types);
+        self.look_up(&shape.table, target).await?;
+        let types = &self.types[&shape.table];
+        let sql = statement::of(&shape, types).map_err(HandlerError::stop)?;
+        if self.statements.len() >= MOST_STATEMENTS {
+            self.statements.clear();
         }
-        let types = &self.types[&run.shape.table];
-        let sql = statement::of(&run.shape, types).map_err(HandlerError::stop)?;
-        let applied = target.execute(&sql, &[&run.rows]).await?;
-        if applied < run.rows.len() as u64 {
-            let missing = run.rows.len() as u64 - applied;
+        let statement = match self.statements.get(&sql) {
+            Some(statement) => statement.clone(),
+            None => {
+                let statement = target.prepare(&sql).await?;
+                self.statements.insert(sql, statement.clone());
+                statement
+            }
+        };
+        let changed = match target.execute(&statement, &[&rows]).await {
+            Ok(changed) => changed,
+            Err(source) => {
+                let column = too_long(&rows, types);
+                return Err(Refused::new(&shape.table, column, source).into());
+            }
+        };
+        if changed < rows.len() as u64 {
             tracing::warn!(
-                table = %run.shape.table,
-                missing,
-                "updates or deletes found no row in the target table"
+                table = %shape.table,
+                events = rows.len(),
+                changed,
+                "fewer rows of the target table were changed than events say: some found none, or a trigger of the table kept it"
             );
         }
         Ok(())
     }
+}
+
+/// A column with a value that it has no room for.
+fn too_long(rows: &[String], types: &HashMap<String, Column>) -> Option<String> {
+    rows.iter()
+        .filter_map(|row| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(row).ok())
+        .flatten()
+        .find(|(name, value)| {
+            let Some(column) = types.get(name) else {
+                return false;
+            };
+            match value {
+                serde_json::Value::Null => false,
+                serde_json::Value::String(text) => column.is_too_long(text),
+                other => column.is_too_long(&other.to_string()),
+            }
+        })
+        .map(|(name, _)| name)
 }
 
 impl TargetHandler for Loader {
@@ -75,6 +129,7 @@ impl TargetHandler for Loader {
         target: &Transaction<'_>,
     ) -> Result<(), HandlerError> {
         self.types.clear();
+        self.statements.clear();
         while let Some(chunk) = events.next_chunk().await? {
             let mut run: Option<Run> = None;
             for event in &chunk {
@@ -88,16 +143,23 @@ impl TargetHandler for Loader {
                 if let Some(table) = self.tables.get(&row.table) {
                     row.table = table.clone();
                 }
+                let key = match row.op {
+                    Op::Insert | Op::Truncate => None,
+                    Op::Update | Op::Delete => {
+                        self.look_up(&row.table, target).await?;
+                        self.text_of_key(&row)
+                    }
+                };
                 run = match run.take() {
-                    Some(mut run) if run.takes(&row) => {
-                        run.push(row);
+                    Some(mut run) if run.takes(&row, key.as_ref()) => {
+                        run.push(row, key);
                         Some(run)
                     }
                     full => {
                         if let Some(full) = full {
                             self.apply(full, target).await?;
                         }
-                        Some(Run::of(row))
+                        Some(Run::of(row, key))
                     }
                 };
             }
@@ -119,46 +181,54 @@ struct Shape {
     columns: Vec<String>,
 }
 
-/// Events in a row that one statement applies: alike, and no key twice.
+/// Events in a row that one statement applies: alike, and no key twice. Where equal keys may be written differently, as
+/// 1.0 and 1.00, updates and deletes go one by one: of two that meet one row, a statement would do any one.
 struct Run {
     shape: Shape,
     rows: Vec<String>,
-    keys: HashSet<Vec<String>>,
+    /// `None`: nobody knows which texts are the same key.
+    keys: Option<HashSet<Vec<String>>>,
 }
 
 impl Run {
-    fn of(row: RowEvent) -> Run {
+    fn of(row: RowEvent, key: Option<Vec<String>>) -> Run {
         let RowEvent {
             op,
             table,
-            key,
+            key: key_columns,
             columns,
             row,
-            key_values,
+            ..
         } = row;
         Run {
             shape: Shape {
                 op,
                 table,
-                key,
+                key: key_columns,
                 columns,
             },
             rows: vec![row],
-            keys: HashSet::from([key_values]),
+            keys: key.map(|key| HashSet::from([key])),
         }
     }
 
-    fn takes(&self, row: &RowEvent) -> bool {
+    fn takes(&self, row: &RowEvent, key: Option<&Vec<String>>) -> bool {
         let shape = &self.shape;
         let alike = shape.op == row.op
             && shape.table == row.table
             && shape.columns == row.columns
             && shape.key == row.key;
-        alike && shape.op != Op::Truncate && (shape.op == Op::Insert || !self.keys.contains(&row.key_values))
+        let other_row = || match (&self.keys, key) {
+            (Some(keys), Some(key)) => !keys.contains(key),
+            _ => false,
+        };
+        alike && shape.op != Op::Truncate && (shape.op == Op::Insert || other_row())
     }
 
-    fn push(&mut self, row: RowEvent) {
+    fn push(&mut self, row: RowEvent, key: Option<Vec<String>>) {
         self.rows.push(row.row);
-        self.keys.insert(row.key_values);
+        if let (Some(keys), Some(key)) = (&mut self.keys, key) {
+            keys.insert(key);
+        }
     }
 }

@@ -34,6 +34,7 @@
 //! Every future here may be dropped at any point: the transactions it had open are rolled back, and the batch is
 //! given again.
 
+mod column;
 mod drive;
 mod error;
 mod handler;

@@ -1,9 +1,7 @@
 //! Events of a batch side by side in memory: two allocations for all of them, until each is asked for.
 
-use std::time::SystemTime;
-
 use skytide_sql::api::pgq::Event;
-use skytide_sql::{EventId, Xid};
+use skytide_sql::{EventId, EventTime, Xid};
 
 /// Gives its events in the order they were sorted into, each once.
 #[derive(Debug, Default)]
@@ -18,7 +16,7 @@ pub(super) struct Packed {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Row {
     pub id: EventId,
-    pub time: SystemTime,
+    pub time: EventTime,
     pub txid: Option<Xid>,
     pub retry: u32,
     pub ev_type: Text,
@@ -118,8 +116,6 @@ impl Iterator for Packed {
 
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
-
     use super::*;
 
     #[test]
@@ -129,7 +125,7 @@ mod tests {
             let data = packed.keep(&"ü".repeat(id)).unwrap();
             let row = Row {
                 id: EventId::new(id as i64),
-                time: UNIX_EPOCH,
+                time: EventTime::UNIX_EPOCH,
                 txid: None,
                 retry: 0,
                 ev_type: Text::default(),
@@ -160,7 +156,7 @@ mod tests {
         let mut packed = Packed::default();
         let row = |id, data| Row {
             id: EventId::new(id),
-            time: UNIX_EPOCH,
+            time: EventTime::UNIX_EPOCH,
             txid: None,
             retry: 0,
             ev_type: Text::default(),

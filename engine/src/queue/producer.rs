@@ -35,6 +35,8 @@ pub struct Producer {
     session: Session,
     queue: QueueName,
     limits: Limits,
+    /// Where the database has a function that takes many events.
+    at_once: bool,
     waiting: Vec<NewEvent>,
     waiting_bytes: usize,
     produced: Produced,
@@ -53,8 +55,10 @@ impl Producer {
         if pgq::get_queue_info(&*session, Some(&queue)).await?.is_empty() {
             return Err(QueueError::NoQueue(queue));
         }
+        let at_once = pgq::has_insert_events(&*session).await?;
         Ok(Producer {
             session,
+            at_once,
             queue,
             limits,
             waiting: Vec::new(),
@@ -89,7 +93,10 @@ impl Producer {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        pgq::insert_events(&*self.session, &self.queue, &self.waiting).await?;
+        match self.at_once {
+            true => pgq::insert_events(&*self.session, &self.queue, &self.waiting).await?,
+            false => pgq::insert_events_one_by_one(&*self.session, &self.queue, &self.waiting).await?,
+        };
         self.produced.events += self.waiting.len() as u64;
         self.produced.transactions += 1;
         self.waiting.clear();

@@ -6,10 +6,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use skytide_sql::api::pgq::Batch;
-use skytide_sql::{EventId, QueueName, Xid};
+use skytide_sql::{EventId, EventTime, QueueName, Xid};
 
 use super::packed::{Packed, Row, Text};
 use super::settings::Limits;
@@ -19,9 +18,6 @@ use crate::apply::ApplyError;
 use crate::batch::{Tick, WholeBatches};
 use crate::change::scalar::{int4, int8, text, timestamp};
 use crate::change::{BadChange, ColumnValue, Relation, RowChange, Tuple};
-
-/// Where PostgreSQL's time begins.
-const EPOCH: Duration = Duration::from_secs(946_684_800);
 
 /// So much of a batch's memory is kept for the next one.
 const KEEP_BYTES: usize = 16 << 20;
@@ -242,7 +238,7 @@ impl Columns {
         let before = into.text_bytes();
         let mut event = Row {
             id: EventId::new(0),
-            time: UNIX_EPOCH,
+            time: EventTime::UNIX_EPOCH,
             txid: Some(xid),
             retry: 0,
             ev_type: Text::default(),
@@ -261,7 +257,7 @@ impl Columns {
                 Field::Id => event.id = EventId::new(int8(value).ok_or(bad("ev_id is not a bigint"))?),
                 Field::Time => {
                     let micros = timestamp(value).ok_or(bad("ev_time is not a timestamp"))?;
-                    event.time = time(micros);
+                    event.time = EventTime::from_micros(micros);
                 }
                 Field::Txid => event.txid = int8(value).map(|txid| Xid::new(txid.cast_unsigned())),
                 Field::Owner if int4(value) != Some(owner) => {
@@ -276,14 +272,5 @@ impl Columns {
             }
         }
         Ok(Some(event))
-    }
-}
-
-/// From microseconds since 2000-01-01 UTC.
-fn time(micros: i64) -> SystemTime {
-    let since = Duration::from_micros(micros.unsigned_abs());
-    match micros >= 0 {
-        true => UNIX_EPOCH + EPOCH + since,
-        false => UNIX_EPOCH + EPOCH - since,
     }
 }

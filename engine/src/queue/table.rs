@@ -1,12 +1,11 @@
 //! Events as rows of one table.
 
-use std::time::SystemTime;
-
-use skytide_sql::TableName;
 use skytide_sql::api::pgq::{Batch, Event};
 use skytide_sql::ident::quote_ident;
+use skytide_sql::{EventTime, TableName};
 use tokio_postgres::{GenericClient, Transaction};
 
+use super::column::{Column, Refused, columns_of};
 use super::{Events, HandlerError, TargetHandler};
 
 /// Columns that are filled if the table has them, with the type their value comes in.
@@ -24,22 +23,8 @@ const COLUMNS: [(&str, &str); 11] = [
     ("tick_id", "int8"),
 ];
 
-/// A column of a target table.
-#[derive(Debug)]
-pub(super) struct Column {
-    /// As it is written in SQL.
-    pub kind: String,
-    /// By the server, from other columns: nobody may write it.
-    pub generated: bool,
-}
-
-const READ_COLUMNS: &str = "\
-    select a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated <> '' \
-      from pg_catalog.pg_attribute a \
-     where a.attrelid = pg_catalog.to_regclass($1) and a.attnum > 0 and not a.attisdropped \
-     order by a.attnum";
-
 /// Inserts events into a table, each field into the column of its name, cast to the column's type.
+/// What does not fit into a column is refused, not cut.
 #[derive(Clone, Debug)]
 pub struct TableWriter {
     table: TableName,
@@ -68,8 +53,7 @@ impl TableWriter {
         target.batch_execute(&sql).await
     }
 
-    async fn insert_sql(&self, target: &Transaction<'_>) -> Result<String, HandlerError> {
-        let columns = columns_of(target, &self.table).await?;
+    fn insert_sql(&self, columns: &[(String, Column)]) -> Result<String, HandlerError> {
         let known = || {
             columns
                 .iter()
@@ -116,13 +100,14 @@ impl TargetHandler for TableWriter {
         let Some(mut chunk) = events.next_chunk().await? else {
             return Ok(());
         };
-        let insert = target.prepare(&self.insert_sql(target).await?).await?;
+        let columns = columns_of(target, &self.table).await?;
+        let insert = target.prepare(&self.insert_sql(&columns)?).await?;
         loop {
             let text = |of: fn(&Event) -> &Option<String>| -> Vec<Option<&str>> {
                 chunk.iter().map(|event| of(event).as_deref()).collect()
             };
             let ids: Vec<i64> = chunk.iter().map(|event| event.id.get()).collect();
-            let times: Vec<SystemTime> = chunk.iter().map(|event| event.time).collect();
+            let times: Vec<EventTime> = chunk.iter().map(|event| event.time).collect();
             let txids: Vec<Option<i64>> = chunk
                 .iter()
                 .map(|event| event.txid.map(|txid| txid.as_u64().cast_signed()))
@@ -131,7 +116,7 @@ impl TargetHandler for TableWriter {
                 .iter()
                 .map(|event| i32::try_from(event.retry).unwrap_or(i32::MAX))
                 .collect();
-            target
+            let inserted = target
                 .execute(
                     &insert,
                     &[
@@ -148,7 +133,15 @@ impl TargetHandler for TableWriter {
                         &batch.tick.get(),
                     ],
                 )
-                .await?;
+                .await;
+            if let Err(source) = inserted {
+                let too_long = columns.iter().find(|(name, column)| {
+                    let mut values = chunk.iter().filter_map(|event| field(event, name));
+                    values.any(|value| column.is_too_long(value))
+                });
+                let column = too_long.map(|(name, _)| name.clone());
+                return Err(Refused::new(&self.table, column, source).into());
+            }
             fail::fail_point!("queue::mid_batch");
             match events.next_chunk().await? {
                 Some(next) => chunk = next,
@@ -158,20 +151,17 @@ impl TargetHandler for TableWriter {
     }
 }
 
-/// A table's columns by name.
-pub(super) async fn columns_of(
-    target: &Transaction<'_>,
-    table: &TableName,
-) -> Result<Vec<(String, Column)>, HandlerError> {
-    let rows = target.query(READ_COLUMNS, &[&table.quoted()]).await?;
-    if rows.is_empty() {
-        let text = format!("there is no table {table} in the target database");
-        return Err(HandlerError::stop(text));
-    }
-    rows.iter()
-        .map(|row| {
-            let (kind, generated) = (row.try_get(1)?, row.try_get(2)?);
-            Ok((row.try_get(0)?, Column { kind, generated }))
-        })
-        .collect()
+/// A field of an event that is text.
+fn field<'e>(event: &'e Event, name: &str) -> Option<&'e str> {
+    let [extra1, extra2, extra3, extra4] = &event.extra;
+    let field = match name {
+        "ev_type" => &event.ev_type,
+        "ev_data" => &event.data,
+        "ev_extra1" => extra1,
+        "ev_extra2" => extra2,
+        "ev_extra3" => extra3,
+        "ev_extra4" => extra4,
+        _ => &None,
+    };
+    field.as_deref()
 }

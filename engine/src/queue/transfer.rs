@@ -77,7 +77,7 @@ impl TargetHandler for Splitter {
     ) -> Result<(), HandlerError> {
         while let Some(chunk) = events.next_chunk().await? {
             for (name, share) in shares(&chunk, self.field)? {
-                let queue = QueueName::new(name).map_err(HandlerError::stop)?;
+                let queue = QueueName::stored(name).map_err(HandlerError::stop)?;
                 pgq::insert_events_at_their_time(target, &queue, &share).await?;
             }
             fail::fail_point!("queue::mid_batch");
@@ -105,13 +105,12 @@ fn shares(chunk: &[Event], field: Field) -> Result<Vec<(&str, Vec<&Event>)>, Han
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skytide_sql::EventId;
-    use std::time::SystemTime;
+    use skytide_sql::{EventId, EventTime};
 
     fn event(id: i64, queue: Option<&str>) -> Event {
         Event {
             id: EventId::new(id),
-            time: SystemTime::UNIX_EPOCH,
+            time: EventTime::UNIX_EPOCH,
             txid: None,
             retry: 0,
             ev_type: None,

@@ -19,7 +19,10 @@ pub use dead_letters::{
     DeadLetter, DeadLetterId, dead_letter_purge, dead_letter_purge_older, dead_letter_replay,
     dead_letter_replay_all, get_dead_letters,
 };
-pub use events::{Event, NewEvent, insert_event_full, insert_events, insert_events_at_their_time};
+pub use events::{
+    Event, NewEvent, has_insert_events, insert_event_full, insert_events, insert_events_at_their_time,
+    insert_events_one_by_one,
+};
 pub use steering::{
     RotationBlocker, get_rotation_blockers, pause_consumer, paused_consumers, purge_consumer,
     resume_consumer, seek_consumer, seek_consumer_to_time,

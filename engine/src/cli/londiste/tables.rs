@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 use skytide_sql::TableName;
-use skytide_sql::api::londiste::{self, AddTable, ObjectKind};
+use skytide_sql::api::londiste::{self, AddTable, Capture, ObjectKind};
+use skytide_sql::api::pgq_node;
 use tokio::time::{Instant, sleep};
 
 use super::super::failure::Failure;
@@ -76,6 +77,7 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
     let info = info(node).await?;
     let queue = &node.settings.queue_name;
     let root = info.node_type == "root";
+    let publishes = publishes(node, &info).await?;
     if !root {
         learn_names(node, &info, args.dry_run).await?;
     }
@@ -96,7 +98,7 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
         context.output.note(&format!("table {table} is already added"));
         let here = registered.iter().find(|t| t.table_name == table.to_string());
         let physical = here.and_then(|t| t.dest_table.as_deref()).map(TableName::parse);
-        if root
+        if publishes
             && !args.dry_run
             && publish_again(node, &physical.transpose()?.unwrap_or(table.clone())).await?
         {
@@ -110,7 +112,12 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
     }
     for table in &new {
         if args.dry_run {
-            context.output.note(&format!("would add table {table}"));
+            let how = match (root, publishes) {
+                (true, true) => ", captured from the WAL",
+                (true, false) => ", captured by triggers",
+                _ => "",
+            };
+            context.output.note(&format!("would add table {table}{how}"));
             continue;
         }
         let flags = [
@@ -131,13 +138,18 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
             .batch_execute(&format!("begin; set local lock_timeout = {lock_timeout}"))
             .await?;
         let added = async {
-            if root {
+            let publications = Publications::of(queue);
+            if publishes {
                 slot::lock_publications(&node.session).await?;
+                // A root that another program made may have none.
+                for sql in slot::missing_publications(&node.session, &publications, queue).await? {
+                    node.session.batch_execute(&sql).await?;
+                }
             }
             let outcome = londiste::local_add_table(&*node.session, queue, table, &how).await?;
-            if root {
+            if publishes {
                 let physical = how.dest.as_ref().unwrap_or(table);
-                slot::publish(&node.session, &Publications::of(queue).tables, physical).await?;
+                slot::publish(&node.session, &publications.tables, physical).await?;
             }
             node.session.batch_execute("commit").await?;
             anyhow::Ok(outcome)
@@ -154,6 +166,20 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
         return wait_sync(node, &WaitArgs { timeout: None }, context).await;
     }
     Ok(Outcome::Done)
+}
+
+/// Whether a root's tables are in the queue's publication: not where triggers put their changes into the queue.
+async fn publishes(node: &Node, info: &pgq_node::NodeInfo) -> anyhow::Result<bool> {
+    if info.node_type != "root" {
+        return Ok(false);
+    }
+    let sql = "select to_regprocedure('londiste.get_capture(text)') is not null";
+    if !node.session.query_one(sql, &[]).await?.try_get::<_, bool>(0)? {
+        // The original Londiste has triggers only.
+        return Ok(false);
+    }
+    let capture = londiste::get_capture(&*node.session, &node.settings.queue_name).await?;
+    Ok(capture == Some(Capture::Wal))
 }
 
 /// Puts a table of the set back into the publication. False: it was there.
@@ -177,11 +203,7 @@ async fn publish_again(node: &Node, physical: &TableName) -> anyhow::Result<bool
 }
 
 /// A leaf learns the set's tables from its provider.
-async fn learn_names(
-    node: &Node,
-    info: &skytide_sql::api::pgq_node::NodeInfo,
-    dry_run: bool,
-) -> anyhow::Result<()> {
+async fn learn_names(node: &Node, info: &pgq_node::NodeInfo, dry_run: bool) -> anyhow::Result<()> {
     let queue = &node.settings.queue_name;
     let known = londiste::get_table_list(&*node.session, queue).await?;
     let (_, upstream) = provider(node, info).await?;
@@ -212,6 +234,7 @@ async fn chosen(node: &Node, args: &NamesArgs) -> anyhow::Result<Vec<TableName>>
 
 pub async fn remove(node: &Node, args: &NamesArgs, context: &Context) -> anyhow::Result<Outcome> {
     let info = info(node).await?;
+    let publishes = publishes(node, &info).await?;
     let queue = &node.settings.queue_name;
     let infos = local_tables(node).await?;
     for table in chosen(node, args).await? {
@@ -225,11 +248,11 @@ pub async fn remove(node: &Node, args: &NamesArgs, context: &Context) -> anyhow:
             .and_then(|t| t.dest_table.clone());
         node.session.batch_execute("begin").await?;
         let removed = async {
-            if info.node_type == "root" {
+            if publishes {
                 slot::lock_publications(&node.session).await?;
             }
             let outcome = londiste::local_remove_table(&*node.session, queue, &table).await?;
-            if info.node_type == "root" {
+            if publishes {
                 let physical = dest.as_deref().map(TableName::parse).transpose()?;
                 let physical = physical.as_ref().unwrap_or(&table);
                 slot::unpublish(&node.session, &Publications::of(queue).tables, physical).await?;

@@ -12,7 +12,8 @@ use super::super::failure::Failure;
 use super::super::output::OutputMode;
 use super::super::{Context, Outcome};
 use super::{
-    Names, connect, connect_string, consumer_name, queue_name, require_consumer, require_queue, tick_id,
+    Names, check_new_consumer, connect, connect_string, consumer_name, queue_name, require_consumer,
+    require_queue, stored_consumer, stored_queue, tick_id,
 };
 use crate::queue;
 
@@ -74,7 +75,7 @@ Examples:
   skytide queue drop mail --force")]
 pub(super) struct DropArgs {
     /// Name of the queue
-    #[arg(value_parser = queue_name)]
+    #[arg(value_parser = stored_queue)]
     queue: QueueName,
     /// Also when consumers are registered
     #[arg(long)]
@@ -130,7 +131,7 @@ pub(super) struct RegisterArgs {
     #[arg(long, value_name = "TICK", value_parser = tick_id)]
     at: Option<TickId>,
     /// Begin where this consumer is
-    #[arg(long, value_name = "CONSUMER", value_parser = consumer_name, conflicts_with = "at")]
+    #[arg(long, value_name = "CONSUMER", value_parser = stored_consumer, conflicts_with = "at")]
     like: Option<ConsumerName>,
     /// Register a worker that shares the consumer's batches
     #[arg(long, value_name = "NAME", value_parser = consumer_name, conflicts_with_all = ["at", "like"])]
@@ -147,6 +148,7 @@ pub(super) async fn register(
 ) -> anyhow::Result<Outcome> {
     let Names { queue, consumer } = &args.names;
     require_queue(session, queue).await?;
+    check_new_consumer(session, &args.names).await?;
     forget(args.target.as_deref(), &args.names).await?;
     if let Some(subconsumer) = &args.subconsumer {
         let made = pgq_coop::register_subconsumer(&**session, queue, consumer, subconsumer).await?;
@@ -183,7 +185,7 @@ pub(super) struct UnregisterArgs {
     #[command(flatten)]
     names: Names,
     /// Unregister only this worker
-    #[arg(long, value_name = "NAME", value_parser = consumer_name)]
+    #[arg(long, value_name = "NAME", value_parser = stored_consumer)]
     subconsumer: Option<ConsumerName>,
     /// The worker's open batch goes too, its events unprocessed
     #[arg(long, requires = "subconsumer")]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::super::failure::Failure;
 use super::super::{Context, Outcome};
 use super::admin::done;
-use super::{Names, consumer_name, event_line, queue_name, require_queue};
+use super::{Names, event_line, require_queue, stored_consumer, stored_queue};
 
 /// Data longer than this is cut in tables; `--json` has all of it.
 const SHOWN_CHARACTERS: usize = 60;
@@ -27,10 +27,10 @@ pub(super) enum DlqCommand {
 #[command(after_help = "Example:\n  skytide queue dlq list mail mailer --json")]
 pub(super) struct ListArgs {
     /// Name of the queue
-    #[arg(value_parser = queue_name)]
+    #[arg(value_parser = stored_queue)]
     queue: QueueName,
     /// Only those of this consumer
-    #[arg(value_parser = consumer_name)]
+    #[arg(value_parser = stored_consumer)]
     consumer: Option<ConsumerName>,
     /// Only those with a higher id, to read page by page
     #[arg(long, value_name = "ID", default_value_t = 0)]
@@ -103,10 +103,10 @@ Examples:
   skytide queue dlq purge mail --id 17")]
 pub(super) struct PurgeArgs {
     /// Name of the queue
-    #[arg(value_parser = queue_name)]
+    #[arg(value_parser = stored_queue)]
     queue: QueueName,
     /// Only those of this consumer
-    #[arg(value_parser = consumer_name)]
+    #[arg(value_parser = stored_consumer)]
     consumer: Option<ConsumerName>,
     /// Only this one; may be repeated
     #[arg(long, conflicts_with = "older_than")]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::super::output::OutputMode;
 use super::super::{Context, Outcome};
-use super::{queue_name, require_queue};
+use super::{require_queue, stored_queue};
 use crate::config::unit::show_duration;
 
 /// List the queues
@@ -94,7 +94,7 @@ pub(super) async fn list(_args: ListArgs, session: &Session, context: &Context) 
 #[command(after_help = "Example:\n  skytide queue --db 'host=db1 dbname=shop' info mail")]
 pub(super) struct InfoArgs {
     /// Name of the queue
-    #[arg(value_parser = queue_name)]
+    #[arg(value_parser = stored_queue)]
     queue: QueueName,
 }
 

@@ -14,6 +14,7 @@ use clap::{Args, Subcommand};
 use skytide_sql::conn::{self, ConnectString, Session};
 use skytide_sql::{ConsumerName, QueueName, TableName, TickId};
 
+use super::failure::Failure;
 use super::{Context, Outcome};
 use anyhow::Context as _;
 
@@ -69,10 +70,10 @@ enum QueueCommand {
 #[derive(Args, Debug, Clone)]
 pub(super) struct Names {
     /// Name of the queue
-    #[arg(value_parser = queue_name)]
+    #[arg(value_parser = stored_queue)]
     queue: QueueName,
     /// Name of the consumer
-    #[arg(value_parser = consumer_name)]
+    #[arg(value_parser = stored_consumer)]
     consumer: ConsumerName,
 }
 
@@ -124,6 +125,15 @@ fn consumer_name(text: &str) -> Result<ConsumerName, skytide_sql::names::BadName
     ConsumerName::new(text)
 }
 
+/// A queue that is there: SQL lets it have any name.
+fn stored_queue(text: &str) -> Result<QueueName, skytide_sql::names::BadName> {
+    QueueName::stored(text)
+}
+
+fn stored_consumer(text: &str) -> Result<ConsumerName, skytide_sql::names::BadName> {
+    ConsumerName::stored(text)
+}
+
 fn table_name(text: &str) -> Result<TableName, skytide_sql::names::BadName> {
     TableName::parse(text)
 }
@@ -142,6 +152,19 @@ async fn require_queue(
         .into_iter()
         .next()
         .ok_or_else(|| crate::queue::QueueError::NoQueue(queue.clone()).into())
+}
+
+/// A consumer that is not there yet gets a name that is easy to live with.
+async fn check_new_consumer(session: &Session, names: &Names) -> anyhow::Result<()> {
+    let Err(bad) = ConsumerName::new(names.consumer.as_str()) else {
+        return Ok(());
+    };
+    let (queue, consumer) = (Some(&names.queue), Some(&names.consumer));
+    let found = skytide_sql::api::pgq::get_consumer_info(&**session, queue, consumer).await?;
+    match found.is_empty() {
+        true => Err(Failure::usage(bad.to_string()).into()),
+        false => Ok(()),
+    }
 }
 
 async fn require_consumer(session: &Session, names: &Names) -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ use skytide_sql::conn::ConnectString;
 use super::super::failure::Failure;
 use super::super::output::OutputMode;
 use super::super::{Context, Outcome};
-use super::queue_name;
+use super::stored_queue;
 use crate::config::unit;
 use crate::queue::{Limits, NewEvent, Produced, Producer};
 
@@ -30,7 +30,7 @@ Examples:
   skytide queue produce mail < events.txt")]
 pub(super) struct ProduceArgs {
     /// Name of the queue
-    #[arg(value_parser = queue_name)]
+    #[arg(value_parser = stored_queue)]
     queue: QueueName,
     /// Type of events that do not say theirs
     #[arg(long = "type", value_name = "TYPE")]
@@ -149,6 +149,10 @@ struct Line {
 }
 
 fn parse(text: &str) -> Result<NewEvent, String> {
+    // An array would be taken for the fields in their order.
+    if !text.trim_start().starts_with('{') {
+        return Err("it is no JSON object".to_owned());
+    }
     let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let data = match line.data {
         // A string is taken for what it says, all else as it stands: numbers keep their digits.
@@ -243,6 +247,9 @@ mod tests {
         let event = parse(r#"{"ev_id":1,"ev_type":null,"ev_data":"a\nb","ev_retry":0}"#).unwrap();
         assert_eq!((event.ev_type, event.data.as_deref()), (None, Some("a\nb")));
         assert_eq!(parse(r#"{"data":null}"#).unwrap(), NewEvent::default());
+        for line in [r#"["t","data"]"#, r#""text""#, "1", "null", ""] {
+            assert_eq!(parse(line).unwrap_err(), "it is no JSON object", "{line}");
+        }
         assert!(parse(r#"{"dat":"x"}"#).unwrap_err().contains("unknown field"));
     }
 }

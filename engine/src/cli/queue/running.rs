@@ -127,6 +127,7 @@ impl ConsumerArgs {
         if !known.is_empty() {
             return Ok(());
         }
+        super::check_new_consumer(&session, &self.names).await?;
         if let Some(target) = target {
             queue::forget_position(&*connect(target).await?, queue, consumer).await?;
         }

@@ -9,7 +9,7 @@ use skytide_sql::{QueueName, TableName};
 use super::super::failure::Failure;
 use super::super::{Context, Outcome};
 use super::running::ConsumerArgs;
-use super::{connect, connect_string, queue_name, table_name};
+use super::{connect, connect_string, stored_queue, table_name};
 use crate::queue::{self, Field, Loader, Mover, Others, Splitter};
 
 /// Copy a queue's events into another queue, exactly once
@@ -27,7 +27,7 @@ pub(super) struct MoveArgs {
     #[arg(long, value_name = "CONNECT STRING")]
     to: String,
     /// The queue to fill; without it, one of the same name
-    #[arg(long, value_name = "QUEUE", value_parser = queue_name)]
+    #[arg(long, value_name = "QUEUE", value_parser = stored_queue)]
     to_queue: Option<QueueName>,
 }
 

@@ -30,12 +30,16 @@ fn every_command_of_the_grammar_is_read() {
         "install londiste",
         "create queue \"My queue\"",
         "drop queue q",
+        "drop queue ''",
+        "unregister consumer '' from ''",
         "alter queue q set max_lag='3 seconds', max_count = 10",
         "alter queue * set paused = 1",
         "alter queue q set max_retries = -1, external_ticker = true",
         "register consumer c",
         "register consumer c on q at 12",
         "register consumer c copy d on q",
+        "register consumer c at 12 copy d",
+        "register consumer c copy d on q at 12",
         "unregister consumer c from q",
         "unregister consumer *",
         "register subconsumer s for c on q",
@@ -156,14 +160,15 @@ fn an_error_points_at_its_token_and_says_what_was_expected() {
          show help; lists the commands."
     );
     assert!(
-        complaint("register consumer c at 1 copy d").starts_with("unexpected \"copy\", expected on or \";\"")
+        complaint("register consumer c at 1 at 2")
+            .starts_with("unexpected \"at\", expected on, copy or \";\"")
     );
     assert!(
         complaint("connect queue=q dbname=d").starts_with("unexpected \"dbname\", expected node or \";\"")
     );
     assert!(complaint("show table a.b.c").contains("more parts than schema.name"));
     assert!(complaint("create queue ''").contains("is empty"));
-    assert!(complaint("show queue ''").contains("is empty"));
+    assert!(complaint("register consumer ''").contains("is empty"));
     assert!(complaint("register consumer c at 99999999999999999999").contains("expected a tick id"));
 }
 

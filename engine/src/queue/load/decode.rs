@@ -22,7 +22,7 @@ pub struct RowEvent {
     pub columns: Vec<String>,
     /// A JSON object. What a trigger wrote as JSON is not touched: its numbers may be longer than ours.
     pub row: String,
-    /// Values of the key, to tell rows apart.
+    /// Values of the key, to tell rows apart: as the type's text, not as JSON.
     pub key_values: Vec<String>,
 }
 
@@ -103,7 +103,10 @@ fn decode_json(event: &Event, ev_type: &str) -> Result<RowEvent, NotARow> {
     let data = event.data.as_deref().unwrap_or("{}");
     let object: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(data).map_err(|error| NotARow::Data(error.to_string()))?;
-    let value = |name: &String| object.get(name).map(ToString::to_string).unwrap_or_default();
+    let value = |name: &String| match object.get(name) {
+        Some(serde_json::Value::String(text)) => text.clone(),
+        other => other.map(ToString::to_string).unwrap_or_default(),
+    };
     Ok(RowEvent {
         op,
         table: TableName::new(kind.table.0, kind.table.1),
@@ -146,13 +149,12 @@ fn unescape(text: &str) -> Result<String, NotARow> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skytide_sql::EventId;
-    use std::time::SystemTime;
+    use skytide_sql::{EventId, EventTime};
 
     fn event(ev_type: &str, data: &str, table: Option<&str>) -> Event {
         Event {
             id: EventId::new(1),
-            time: SystemTime::UNIX_EPOCH,
+            time: EventTime::UNIX_EPOCH,
             txid: None,
             retry: 0,
             ev_type: Some(ev_type.to_owned()),

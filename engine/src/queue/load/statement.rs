@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use skytide_sql::TableName;
 use skytide_sql::ident::quote_ident;
 
-use super::super::table::Column;
+use super::super::column::Column;
 use super::Shape;
 use super::decode::Op;
 
@@ -67,11 +67,11 @@ pub fn of(shape: &Shape, types: &HashMap<String, Column>) -> Result<String, BadS
     if shape.op == Op::Delete {
         return Ok(format!("delete from {table} t using {rows} where {key}"));
     }
-    let mut others = shape
-        .columns
-        .iter()
-        .filter(|column| !shape.key.contains(column))
-        .filter(is_written);
+    // A key that is equal but written otherwise, as 1.0 and 1.00, is written as the source has it now.
+    let is_set = |column: &&String| {
+        !shape.key.contains(column) || types.get(*column).is_some_and(|column| column.equality.is_none())
+    };
+    let mut others = shape.columns.iter().filter(is_set).filter(is_written);
     let mut set = pairs(&mut others, "")?;
     if set.is_empty() {
         // Nothing but the key: the row is only touched, as it was at the source.
@@ -85,6 +85,7 @@ pub fn of(shape: &Shape, types: &HashMap<String, Column>) -> Result<String, BadS
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::column::Equality;
     use super::*;
 
     fn shape(op: Op, key: &[&str], columns: &[&str]) -> Shape {
@@ -99,13 +100,19 @@ mod tests {
 
     fn types() -> HashMap<String, Column> {
         [
-            ("id", "integer", false),
-            ("odd \"c\"", "jsonb", false),
-            ("g", "integer", true),
+            ("id", "integer", false, Some(Equality::Integer)),
+            ("n", "numeric", false, None),
+            ("odd \"c\"", "jsonb", false, None),
+            ("g", "integer", true, Some(Equality::Integer)),
         ]
-        .map(|(name, kind, generated)| {
-            let kind = kind.to_owned();
-            (name.to_owned(), Column { kind, generated })
+        .map(|(name, kind, generated, equality)| {
+            let column = Column {
+                kind: kind.to_owned(),
+                generated,
+                longest: None,
+                equality,
+            };
+            (name.to_owned(), column)
         })
         .into()
     }
@@ -141,6 +148,12 @@ mod tests {
             sql(Op::Delete),
             format!("delete from \"public\".\"t\" t using {rows} where t.\"id\" = r.\"id\"::integer")
         );
+    }
+
+    #[test]
+    fn a_key_that_may_be_spelled_otherwise_is_written() {
+        let sql = of(&shape(Op::Update, &["id", "n"], &["id", "n", "g"]), &types()).unwrap();
+        assert!(sql.contains(" set \"n\" = r.\"n\"::numeric from "), "{sql}");
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Dead letters: events that failed too often for one consumer.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio_postgres::GenericClient;
 
 use crate::api::{ApiError, call, many};
-use crate::{ConsumerName, EventId, QueueName};
+use crate::{ConsumerName, EventId, EventTime, QueueName};
 
 /// Names a dead letter.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -32,10 +32,10 @@ pub struct DeadLetter {
     pub id: DeadLetterId,
     pub queue_name: String,
     pub consumer_name: String,
-    pub dead_since: SystemTime,
+    pub dead_since: EventTime,
     pub reason: Option<String>,
     pub event: EventId,
-    pub event_time: SystemTime,
+    pub event_time: EventTime,
     pub retry: Option<i32>,
     pub ev_type: Option<String>,
     pub data: Option<String>,

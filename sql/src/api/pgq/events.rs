@@ -1,18 +1,16 @@
 //! Events: as a producer hands them over, and as a batch gives them.
 
-use std::time::SystemTime;
-
 use tokio_postgres::{GenericClient, Row};
 
 use crate::api::{ApiError, call, one};
-use crate::{EventId, QueueName, Xid};
+use crate::{EventId, EventTime, QueueName, Xid};
 
 /// An event of a batch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
     pub id: EventId,
     /// When it was inserted, by the producer's clock.
-    pub time: SystemTime,
+    pub time: EventTime,
     /// The inserting transaction; unknown for events that were retried.
     pub txid: Option<Xid>,
     /// How often it was retried.
@@ -128,6 +126,49 @@ pub async fn insert_events<C: GenericClient>(
     Ok(ids.into_iter().map(EventId::new).collect())
 }
 
+/// Whether the queue's database has [`insert_events`]: the original PgQ has it not.
+pub async fn has_insert_events<C: GenericClient>(client: &C) -> Result<bool, ApiError> {
+    let sql = "select to_regprocedure('pgq.insert_events(text,text[],text[],text[],text[],text[],text[])') is not null";
+    let row = one(client, "to_regprocedure", sql, &[]).await?;
+    Ok(row.try_get(0)?)
+}
+
+const INSERT_ONE_BY_ONE: &str = "\
+    select coalesce(array_agg(i.id order by i.nr), '{}') \
+      from (select e.nr, pgq.insert_event($1, e.type, e.data, e.extra1, e.extra2, e.extra3, e.extra4) as id \
+              from (select * \
+                      from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[]) \
+                           with ordinality as u (type, data, extra1, extra2, extra3, extra4, nr) \
+                     order by nr) e) i";
+
+/// The same as [`insert_events`], by what every PgQ has: a call an event, in one statement.
+pub async fn insert_events_one_by_one<C: GenericClient>(
+    client: &C,
+    queue: &QueueName,
+    events: &[NewEvent],
+) -> Result<Vec<EventId>, ApiError> {
+    let column = |of: fn(&NewEvent) -> &Option<String>| -> Vec<Option<&str>> {
+        events.iter().map(|event| of(event).as_deref()).collect()
+    };
+    let row = one(
+        client,
+        "pgq.insert_event",
+        INSERT_ONE_BY_ONE,
+        &[
+            &queue.as_str(),
+            &column(|e| &e.ev_type),
+            &column(|e| &e.data),
+            &column(|e| &e.extra[0]),
+            &column(|e| &e.extra[1]),
+            &column(|e| &e.extra[2]),
+            &column(|e| &e.extra[3]),
+        ],
+    )
+    .await?;
+    let ids: Vec<i64> = row.try_get(0)?;
+    Ok(ids.into_iter().map(EventId::new).collect())
+}
+
 /// The subquery is sorted and not flattened, so ids are given in the order of the arrays.
 const INSERT_AT_TIME: &str = "\
     select count(pgq.insert_event_raw($1, null, e.time, null, null, \
@@ -146,7 +187,7 @@ pub async fn insert_events_at_their_time<C: GenericClient>(
     let column = |of: fn(&Event) -> &Option<String>| -> Vec<Option<&str>> {
         events.iter().map(|event| of(event).as_deref()).collect()
     };
-    let times: Vec<SystemTime> = events.iter().map(|event| event.time).collect();
+    let times: Vec<EventTime> = events.iter().map(|event| event.time).collect();
     let row = one(
         client,
         "pgq.insert_event_raw",

@@ -1,0 +1,137 @@
+//! Names, times and databases that are not as one would make them, but there.
+
+use std::process::{Command, Stdio};
+
+use super::stage::{Stage, one};
+use crate::packaged;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn infinite_and_far_times_are_shown_and_moved_as_they_are() {
+    let stage = Stage::new().await;
+    stage
+        .target
+        .batch_execute("select pgq.create_queue('q'); create table t (ev_data text, ev_time timestamptz)")
+        .await
+        .unwrap();
+    stage
+        .source
+        .batch_execute(
+            "select pgq.register_consumer('q', 'mover'), pgq.register_consumer('q', 'table'); \
+             select pgq.insert_event_raw('q', null, time::timestamptz, null, null, 't', time, null, null, null, null) \
+               from unnest(array['-infinity', 'infinity', '294276-12-31 23:59:59.999999+00', \
+                                 '4713-11-24 00:00:00+00 BC', '2026-01-02 03:04:05.678901+00']) time",
+        )
+        .await
+        .unwrap();
+    stage.tick().await;
+    let printed = stage.ok(&["consume", "q", "c", "--until-idle"]);
+    let times: Vec<&str> = printed
+        .lines()
+        .filter_map(|line| line.split('\t').nth(1))
+        .collect();
+    assert_eq!(
+        times,
+        [
+            "-infinity",
+            "infinity",
+            "+294276-12-31T23:59:59.999999Z",
+            "-004712-11-24T00:00:00Z",
+            "2026-01-02T03:04:05.678901Z"
+        ]
+    );
+    let dsn = stage.target_dsn();
+    stage.ok(&["move", "q", "mover", "--to", &dsn, "--until-idle"]);
+    stage.ok(&["consume", "q", "table", "--into", &dsn, "t", "--until-idle"]);
+    let same = "select count(*) from pgq.event_template where ev_time = ev_data::timestamptz";
+    assert_eq!(one::<i64>(&stage.target, same).await, 5);
+    let same = "select count(*) from t where ev_time = ev_data::timestamptz";
+    assert_eq!(one::<i64>(&stage.target, same).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queues_and_consumers_that_are_there_may_have_any_name() {
+    let stage = Stage::new().await;
+    let long = "x".repeat(300);
+    for queue in ["", long.as_str(), "two\nlines"] {
+        assert_eq!(stage.run(&["create", queue]).status.code(), Some(2), "{queue:?}");
+        for sql in [
+            "select pgq.create_queue($1)",
+            "select pgq.register_consumer($1, $1)",
+        ] {
+            stage.source.execute(sql, &[&queue]).await.unwrap();
+        }
+        assert_eq!(stage.json(&["info", queue])["queue"], queue);
+        assert_eq!(
+            stage.run(&["register", queue, &"y".repeat(300)]).status.code(),
+            Some(2)
+        );
+        stage.ok(&["register", queue, "plain", "--like", queue]);
+        stage.ok(&["pause", queue, queue]);
+        stage.ok(&["seek", queue, queue, "--end"]);
+        stage.ok(&["unregister", queue, queue]);
+        stage.ok(&["consume", queue, "plain", "--until-idle"]);
+        stage.ok(&["drop", queue, "--force"]);
+    }
+    let left = "select count(*) from pgq.queue";
+    assert_eq!(one::<i64>(&stage.source, left).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_no_object_is_no_event() {
+    let stage = Stage::new().await;
+    let out = stage.produce(
+        &["--json", "--chunk-rows", "1"],
+        b"{\"data\": 1}\n[\"t\", \"data\"]\n",
+    );
+    assert_eq!(out.status.code(), Some(1));
+    let complaint = String::from_utf8(out.stderr).unwrap();
+    assert!(
+        complaint.contains("line 2 is no event: it is no JSON object"),
+        "{complaint}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_original_modules_are_filled_and_what_they_lack_is_told() {
+    let Some(server) = packaged::server().await else {
+        return;
+    };
+    server.create_database("d").await.unwrap();
+    packaged::create_extensions(&server, "d").await;
+    let client = server.connect("d").await.unwrap();
+    client
+        .batch_execute("select pgq.create_queue('q')")
+        .await
+        .unwrap();
+    let input = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(input.path(), "one\ntwo\nthree\n").unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_skytide"));
+        command
+            .arg(program)
+            .args(arguments)
+            .env("SKYTIDE_DB", server.dsn("d"))
+            .stdin(Stdio::from(input.reopen().unwrap()));
+        let out = command.output().unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, complaint) = run("queue", &["produce", "q", "--type", "t"]);
+    assert_eq!(code, Some(0), "{complaint}");
+    let events = "select string_agg(ev_type || ' ' || ev_data, ', ' order by ev_id) from pgq.event_template";
+    assert_eq!(one::<String>(&client, events).await, "t one, t two, t three");
+
+    let dsn = server.dsn("d");
+    for (program, arguments) in [
+        ("queue", &["info", "q"][..]),
+        ("qadmin", &[&dsn, "-c", "show blockers q"]),
+        ("qadmin", &[&dsn, "-c", "pause consumer c on q"]),
+    ] {
+        let (code, complaint) = run(program, arguments);
+        assert_eq!(code, Some(1), "{arguments:?}");
+        assert!(
+            complaint
+                .contains("HINT:  Put the SQL modules into that database, or upgrade them: skytide install"),
+            "{arguments:?}: {complaint}"
+        );
+    }
+}
