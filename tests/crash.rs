@@ -200,6 +200,7 @@ async fn a_worker_killed_anywhere_in_a_copy_loses_nothing() {
     for (failpoint, hits) in [
         ("copy::in_copy", 1),
         ("copy::in_copy", 2),
+        ("copy::snapshot", 1),
         ("copy::mid_copy", 1),
         ("copy::before_catching_up", 1),
         ("copy::catching_up", 1),

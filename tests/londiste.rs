@@ -3,6 +3,7 @@
 use skytide_fixtures::wait;
 use skytide_fixtures::workload::{self, Load, LoadOptions};
 use skytide_sql::TableName;
+use tokio_postgres::Client;
 
 use crate::replica::{PATIENCE, Plan, Replica};
 
@@ -299,6 +300,83 @@ async fn a_copy_waits_for_earlier_writers_of_its_table_and_for_nobody_else() {
         .unwrap()
         .get(0);
     assert_eq!(rows, 2);
+    replica.stop_worker().await;
+}
+
+/// How many sessions wait for this table's exclusive lock.
+const WAIT_FOR_LOG: &str = "select count(*) from pg_locks \
+    where relation = 'public.log'::regclass and mode = 'AccessExclusiveLock' and not granted";
+
+async fn wait_count(client: &Client, sql: &str) {
+    wait::until(sql, PATIENCE, async || {
+        Ok((client.query_one(sql, &[]).await?.get::<_, i64>(0) > 0).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+/// A copy that waits for a reader of the leaf's table holds nothing on the provider: a `TRUNCATE` there would stand
+/// behind the copy, all writers behind the `TRUNCATE`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_waits_on_the_leaf_holds_up_nobody_on_the_provider() {
+    let mut replica = Replica::new().await;
+    replica.start_worker();
+    replica.add_tables(&["public.log"]).await;
+    replica.wait_sync().await;
+    let (reader, watcher) = (replica.at_subscriber().await, replica.at_subscriber().await);
+    reader
+        .batch_execute("begin; lock table log in access share mode")
+        .await
+        .unwrap();
+    replica.leaf(&["resync", "public.log"]).await;
+    wait_count(&watcher, WAIT_FOR_LOG).await;
+    for sql in ["truncate log", "insert into log (body) values ('after it')"] {
+        let session = replica.at_provider().await;
+        session
+            .batch_execute("set statement_timeout = '60s'")
+            .await
+            .unwrap();
+        session.batch_execute(sql).await.unwrap();
+    }
+    reader.batch_execute("commit").await.unwrap();
+    replica.assert_equal(&public(&["log"])).await;
+    replica.stop_worker().await;
+}
+
+/// The copy's first session has the table's lock, somebody asks for it alone, the copy's other sessions come after him:
+/// a circle that no server sees.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_makes_way_for_whoever_waits_for_its_table() {
+    let mut replica = Replica::new().await;
+    let (provider, truncater) = (replica.at_provider().await, replica.at_provider().await);
+    provider
+        .batch_execute("insert into log (body) values ('before')")
+        .await
+        .unwrap();
+    replica.start_worker_to("copy::snapshot", 1);
+    replica.add_tables(&["public.log"]).await;
+    wait::until("the copy's snapshot", PATIENCE, async || {
+        Ok(replica.worker().is_stopped().then_some(()))
+    })
+    .await
+    .unwrap();
+    let waits = tokio::spawn(async move {
+        truncater
+            .batch_execute(
+                "set statement_timeout = '60s'; truncate log; insert into log (body) values ('after it')",
+            )
+            .await
+    });
+    wait_count(&provider, WAIT_FOR_LOG).await;
+    replica.worker().signal(rustix::process::Signal::CONT);
+    waits.await.unwrap().unwrap();
+    replica.assert_equal(&public(&["log"])).await;
+    assert!(
+        replica.worker_log().contains("the copy makes way"),
+        "{}",
+        replica.worker_log()
+    );
     replica.stop_worker().await;
 }
 

@@ -3,7 +3,7 @@
 //! Durable order, and what a crash leaves:
 //! 1. copy consumer registered at tick P0, state `in-copy` (one transaction): the copy starts again;
 //! 2. indexes dropped, their script stored (one transaction): the copy starts again with the script;
-//! 3. table emptied, rows copied: the copy starts again;
+//! 3. table emptied, and only then the provider's lock and snapshot taken, rows copied: the copy starts again;
 //! 4. state `catching-up` with the copy's snapshot: the rows are never copied again; missing indexes
 //!    are built from the script;
 //! 5. script cleared; each batch applied with the copy consumer's tick: catching up goes on;
@@ -64,6 +64,8 @@ pub struct CopySettings {
     pub binary: bool,
     /// Connections for the rows of one table, and for its indexes.
     pub connections: usize,
+    /// How long a copy waits for a table's lock before it lets others go first and starts again.
+    pub lock_timeout: Duration,
     pub apply: ApplySettings,
     pub batch_rows: u64,
 }
@@ -155,6 +157,9 @@ impl CopyJob {
         self.progress.enter(Phase::Fence);
         let mut subscriber = connect_subscriber(&s.subscriber, &name).await?;
         let provider = skytide_sql::conn::connect(&s.provider, &name).await?;
+        let set_timeout = format!("set lock_timeout = {}", s.lock_timeout.as_millis());
+        subscriber.batch_execute(&set_timeout).await?;
+        provider.batch_execute(&set_timeout).await?;
         let source_shape = shape(&provider, &self.source, "provider").await?;
         let dest_shape = shape(&subscriber, &self.dest, "subscriber").await?;
         let published = provider
@@ -202,7 +207,8 @@ impl CopyJob {
             self.state = next;
         }
         fail::fail_point!("copy::in_copy");
-        self.drop_foreign_keys(&subscriber).await?;
+        let locked = |e: CopyError| e.or_locked(&self.dest, "subscriber");
+        self.drop_foreign_keys(&subscriber).await.map_err(locked)?;
 
         // 2.
         if source_bytes >= KEEP_INDEXES_BYTES && self.dropped_ddl.is_none() && !self.skip_truncate {
@@ -219,9 +225,18 @@ impl CopyJob {
 
         // 3.
         fence::wait_for_writers(&provider, &self.source, source_oid).await?;
-        let snapshot = CopySnapshot::take(&s.provider, &name, &self.source).await?;
-        // The snapshot keeps the table from being altered; nothing did so far.
-        let now = shape(&provider, &self.source, "provider").await?;
+        if !self.skip_truncate {
+            // Who reads here may take his time: nobody on the provider has to wait for him.
+            subscriber
+                .batch_execute(&format!("truncate only {}", self.dest.quoted()))
+                .await
+                .map_err(|e| CopyError::from(e).or_locked(&self.dest, "subscriber"))?;
+        }
+        let snapshot = CopySnapshot::take(&s.provider, &name, &self.source, s.lock_timeout).await?;
+        fail::fail_point!("copy::snapshot");
+        // The snapshot keeps the table from being altered; nothing did so far. Asked on its own session: another
+        // one would wait behind whoever waits for us.
+        let now = shape(snapshot.session(), &self.source, "provider").await?;
         if now.oid != source_oid || now.columns != plan.source_shape.columns {
             return Err(CopyError::Table {
                 table: self.source.clone(),
@@ -252,11 +267,10 @@ impl CopyJob {
             self.state = next;
             rows
         } else {
-            subscriber
-                .batch_execute(&format!("truncate only {}", self.dest.quoted()))
-                .await?;
             let ranges = plan.ranges(s.provider_version, s.connections);
             let rows = copy_rows(&ends, &plan, &snapshot, ranges, s.connections, &self.progress).await?;
+            // The provider's table is free again, whatever the rest waits for.
+            drop(snapshot);
             fail::fail_point!("copy::before_catching_up");
             // 4.
             self.step(&subscriber, Step::Copied).await?;
