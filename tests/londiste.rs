@@ -173,6 +173,29 @@ async fn tables_are_added_as_the_options_say() {
     .unwrap();
     assert!(replica.leaf(&["tables"]).await.contains("public.log_here"));
 
+    // Two tables of the set in one table here: a copy or TRUNCATE of one would take the other's rows.
+    provider
+        .batch_execute("create table log_here (id bigint primary key)")
+        .await
+        .unwrap();
+    replica
+        .root(&["add-table", "public.log_here", "public.swaps"])
+        .await;
+    for second in [
+        &["add-table", "public.log_here"][..],
+        &["add-table", "public.swaps", "--dest-table", "public.log_here"],
+    ] {
+        let refused = replica
+            .londiste("leaf.ini", second)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("public.log_here is already that of public.log"),
+            "{refused}"
+        );
+    }
+
     let status: serde_json::Value = serde_json::from_str(&replica.leaf(&["status", "--json"]).await).unwrap();
     assert_eq!(status["queue"], "q");
     assert_eq!(status["nodes"].as_array().unwrap().len(), 2);
