@@ -36,6 +36,15 @@ use crate::table::{MergeState, Step, guard};
 /// Tables smaller than this keep their indexes while rows are copied.
 const KEEP_INDEXES_BYTES: u64 = 64 << 20;
 
+/// One copy at a time puts foreign keys aside, of all queues of the database.
+const KEYS_ALONE: &str =
+    "select pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('skytide.foreign_keys', 0))";
+const KEYS_DONE: &str =
+    "select pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('skytide.foreign_keys', 0))";
+
+/// Tables of this database that are followed, by any queue.
+const FOLLOWED: &str = "select coalesce(dest_table, table_name) from londiste.table_info where local";
+
 /// A table asks the main replay to take it over.
 pub struct Handover {
     pub table: TableName,
@@ -208,7 +217,7 @@ impl CopyJob {
         }
         fail::fail_point!("copy::in_copy");
         let locked = |e: CopyError| e.or_locked(&self.dest, "subscriber");
-        self.drop_foreign_keys(&subscriber).await.map_err(locked)?;
+        let referenced = self.drop_foreign_keys(&subscriber).await.map_err(locked)?;
 
         // 2.
         if source_bytes >= KEEP_INDEXES_BYTES && self.dropped_ddl.is_none() && !self.skip_truncate {
@@ -226,9 +235,14 @@ impl CopyJob {
         // 3.
         fence::wait_for_writers(&provider, &self.source, source_oid).await?;
         if !self.skip_truncate {
+            let empty = if referenced {
+                "delete from only"
+            } else {
+                "truncate only"
+            };
             // Who reads here may take his time: nobody on the provider has to wait for him.
             subscriber
-                .batch_execute(&format!("truncate only {}", self.dest.quoted()))
+                .batch_execute(&format!("{empty} {}", self.dest.quoted()))
                 .await
                 .map_err(|e| CopyError::from(e).or_locked(&self.dest, "subscriber"))?;
         }
@@ -282,12 +296,37 @@ impl CopyJob {
         Ok(())
     }
 
-    /// Foreign keys come back when both their tables are in sync.
-    async fn drop_foreign_keys(&self, subscriber: &tokio_postgres::Client) -> Result<(), CopyError> {
+    /// Foreign keys come back when both their tables are in sync. So one whose other table nobody follows stays: it
+    /// would never come back. True: such a table refers to this one, which PostgreSQL then does not truncate.
+    async fn drop_foreign_keys(&self, subscriber: &tokio_postgres::Client) -> Result<bool, CopyError> {
+        // Two copies may have a key in common, or two keys with their tables crossed. An error ends the session.
+        subscriber.batch_execute(KEYS_ALONE).await?;
+        let followed: Vec<String> = subscriber
+            .query(FOLLOWED, &[])
+            .await?
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        let dest = self.dest.to_string();
+        let mut referenced = false;
         for key in londiste::find_table_fkeys(subscriber, &self.dest).await? {
-            londiste::drop_table_fkey(subscriber, &key.from_table, &key.fkey_name).await?;
+            let other = if key.from_table == dest {
+                &key.to_table
+            } else {
+                &key.from_table
+            };
+            if followed.contains(other) {
+                londiste::drop_table_fkey(subscriber, &key.from_table, &key.fkey_name).await?;
+            } else if key.to_table == dest {
+                warn!(
+                    table = %self.dest, fkey = key.fkey_name, from = key.from_table,
+                    "a table that is not followed refers to this one: its rows are deleted, not truncated"
+                );
+                referenced = true;
+            }
         }
-        Ok(())
+        subscriber.batch_execute(KEYS_DONE).await?;
+        Ok(referenced)
     }
 
     async fn finish_indexes(&mut self) -> Result<(), CopyError> {
