@@ -252,6 +252,16 @@ async fn a_lost_slot_leaves_no_wrong_list_of_the_set() {
     let tables = stage.leaf(&["tables"]).with(0, &["public.a", "public.c"]);
     assert!(!tables.out.contains("public.b"), "{tables:?}");
 }
+
+#[tokio::test]
+async fn a_compare_says_of_a_table_that_it_is_not_in_sync() {
+    let stage = Stage::nodes(usual()).await;
+    stage.leaf(&["add-table", "a"]).well();
+    stage
+        .leaf(&["compare", "a"])
+        .with(1, &["not in sync yet: public.a (missing)", "wait-sync"]);
+    stage.leaf(&["compare", "x"]).with(1, &["no such table here: x"]);
+}
 /// Prevents: a quiet queue that fills the disk of a busy server with WAL.
 #[tokio::test]
 async fn the_slot_moves_on_while_nothing_of_ours_changes() {
