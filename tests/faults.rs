@@ -262,6 +262,46 @@ async fn a_compare_says_of_a_table_that_it_is_not_in_sync() {
         .with(1, &["not in sync yet: public.a (missing)", "wait-sync"]);
     stage.leaf(&["compare", "x"]).with(1, &["no such table here: x"]);
 }
+
+#[tokio::test]
+async fn tables_that_cannot_be_added_do_not_keep_others_out() {
+    let stage = Stage::nodes(usual()).await;
+    stage
+        .run(
+            "root",
+            "create table nokey (id int); create table z (id int primary key); \
+             create table p (id int primary key) partition by range (id); \
+             create table p1 partition of p for values from (1) to (10); \
+             create table p2 partition of p for values from (10) to (20)",
+        )
+        .await;
+    stage.root(&["add-table", "p"]).with(
+        1,
+        &[
+            "public.p is partitioned: its partitions are to be added",
+            "add-table public.p1 public.p2",
+        ],
+    );
+    stage.root(&["add-table", "--all"]).with(
+        1,
+        &[
+            "table public.nokey was not added",
+            "replica identity full",
+            "1 of 4 tables were not added",
+        ],
+    );
+    let added = "select count(*) from londiste.table_info where local";
+    assert_eq!(stage.count("root", added).await, 4);
+    stage
+        .run(
+            "leaf",
+            "create table z (id int primary key) partition by range (id)",
+        )
+        .await;
+    stage
+        .leaf(&["add-table", "z"])
+        .with(1, &["public.z is partitioned"]);
+}
 /// Prevents: a quiet queue that fills the disk of a busy server with WAL.
 #[tokio::test]
 async fn the_slot_moves_on_while_nothing_of_ours_changes() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use skytide_sql::TableName;
+use skytide_sql::api::ApiError;
 use skytide_sql::api::londiste::{self, AddTable, ObjectKind};
 use tokio::time::{Instant, sleep};
 
@@ -121,7 +122,17 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
     if args.dest_table.is_some() && new.len() > 1 {
         return Err(Failure::usage("--dest-table goes with one table").into());
     }
+    let mut refused = 0;
     for table in &new {
+        let dest = args.dest_table.as_deref().map(TableName::parse).transpose()?;
+        if let Err(e) = refuse_partitioned(node, dest.as_ref().unwrap_or(table)).await {
+            if new.len() == 1 {
+                return Err(e);
+            }
+            context.output.warn(&format!("table {table} was not added: {e}"));
+            refused += 1;
+            continue;
+        }
         if args.dry_run {
             context.output.note(&format!("would add table {table}"));
             continue;
@@ -137,7 +148,7 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
                 .map(|(_, flag)| (*flag).to_owned())
                 .collect(),
             attrs: None,
-            dest: args.dest_table.as_deref().map(TableName::parse).transpose()?,
+            dest,
         };
         let lock_timeout = node.settings.lock_timeout.as_millis();
         node.session
@@ -159,12 +170,25 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
             Ok(outcome) => context.output.note(&outcome.note),
             Err(e) => {
                 let _ = node.session.batch_execute("rollback").await;
-                return Err(e);
+                // One table that is unfit says nothing about the next; whatever else went wrong does.
+                let unfit = matches!(e.downcast_ref(), Some(ApiError::Refused { .. }));
+                if !unfit || new.len() == 1 {
+                    return Err(e);
+                }
+                context.output.warn(&format!("table {table} was not added: {e}"));
+                refused += 1;
             }
         }
     }
     if args.wait_sync && !root {
-        return wait_sync(node, &WaitArgs { timeout: None }, context).await;
+        let _synced = wait_sync(node, &WaitArgs { timeout: None }, context).await?;
+    }
+    if refused > 0 {
+        return Err(
+            Failure::new(format!("{refused} of {} tables were not added", new.len()))
+                .hint("the warnings above say why; the others were added")
+                .into(),
+        );
     }
     Ok(Outcome::Done)
 }
