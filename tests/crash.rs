@@ -35,6 +35,13 @@ const ARRIVALS: &str = "
 
 /// Large enough that its indexes are dropped for the copy.
 const BULKY: &str = "create table public.bulky (id integer primary key, body text unique, more text)";
+/// What is said about its indexes on the subscriber, which the copy has to say again.
+const NOTES: &str = "
+    create index by_length on public.bulky ((length(more)));
+    comment on index by_length is E'two\n-- index lines';
+    alter index by_length alter column 1 set statistics 777;
+    comment on constraint bulky_pkey on public.bulky is 'it''s the key';
+    comment on index bulky_body_key is 'of bodies'";
 const FILL_BULKY: &str = "
     alter table public.bulky alter more set storage external;
     insert into public.bulky select i, md5(i::text), repeat(md5(i::text), 256) from generate_series(1, 9000) i";
@@ -47,7 +54,7 @@ fn plan() -> Plan {
     for schema in [&mut plan.provider_schema, &mut plan.subscriber_schema] {
         schema.extend([LEDGER, BULKY].map(String::from));
     }
-    plan.subscriber_schema.push(ARRIVALS.into());
+    plan.subscriber_schema.extend([ARRIVALS, NOTES].map(String::from));
     plan
 }
 
@@ -200,6 +207,7 @@ async fn a_worker_killed_anywhere_in_a_copy_loses_nothing() {
     for (failpoint, hits) in [
         ("copy::in_copy", 1),
         ("copy::in_copy", 2),
+        ("copy::snapshot", 1),
         ("copy::mid_copy", 1),
         ("copy::before_catching_up", 1),
         ("copy::catching_up", 1),
@@ -241,7 +249,11 @@ async fn index_definitions(replica: &Replica) -> Vec<(String, String)> {
         .query(
             "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) || coalesce((select ' ' || contype::text || ' ' || \
                     pg_get_constraintdef(c.oid) from pg_constraint c where conindid = indexrelid \
-                    and conrelid = indrelid), '') \
+                    and conrelid = indrelid), '') || coalesce(' ' || obj_description(indexrelid, 'pg_class'), '') || \
+                    coalesce((select ' ' || obj_description(c.oid, 'pg_constraint') from pg_constraint c \
+                    where conindid = indexrelid and conrelid = indrelid), '') || coalesce((select ' statistics ' || \
+                    string_agg(attstattarget::text, ' ' order by attnum) from pg_attribute \
+                    where attrelid = indexrelid and attstattarget >= 0), '') \
              from pg_index join pg_class t on t.oid = indrelid \
              where t.relnamespace in ('public'::regnamespace, '\"Odd Schema\"'::regnamespace) order by 1",
             &[],

@@ -227,6 +227,96 @@ async fn a_dropped_slot_is_never_made_anew_in_silence() {
     stage.leaf_gets(COUNT, 1).await;
 }
 
+/// What the root said of its set while the slot was gone is in no stream: the leaf's list is made the provider's.
+#[tokio::test]
+async fn a_lost_slot_leaves_no_wrong_list_of_the_set() {
+    let stage = Stage::nodes(usual()).await;
+    for name in ["root", "leaf"] {
+        for table in ["b", "c", "d"] {
+            let create = format!("create table {table} (id int primary key)");
+            stage.run(name, &create).await;
+        }
+    }
+    stage.root(&["add-table", "b"]).well();
+    stage.leaf(&["add-table", "b"]).well();
+    let worker = stage.sync_a();
+    worker.stop().await;
+    stage
+        .run("root", "select pg_drop_replication_slot('skytide_q_leaf')")
+        .await;
+    stage.root(&["remove-table", "b"]).well();
+    stage.root(&["add-table", "c", "d"]).well();
+    stage.leaf(&["missing"]).with(0, &["public.c", "public.d"]);
+    stage.root(&["remove-table", "d"]).well();
+    let missing = stage.leaf(&["missing"]).with(0, &["public.c"]);
+    assert!(!missing.out.contains("public.d"), "{missing:?}");
+    for gone in ["b", "d"] {
+        let refused = stage.leaf(&["add-table", gone]);
+        refused.with(1, &[&format!("public.{gone} "), "not in the provider's set"]);
+    }
+    stage.leaf(&["resync", "--all"]).well();
+    let _worker = stage.worker();
+    stage
+        .leaf_gets(
+            "select count(*) from londiste.table_info where table_name = 'public.b'",
+            0,
+        )
+        .await;
+    stage.leaf(&["wait-sync", "--timeout", "30"]).well();
+    stage.leaf(&["add-table", "--all", "--wait-sync"]).well();
+    let tables = stage.leaf(&["tables"]).with(0, &["public.a", "public.c"]);
+    assert!(!tables.out.contains("public.b"), "{tables:?}");
+}
+
+#[tokio::test]
+async fn a_compare_says_of_a_table_that_it_is_not_in_sync() {
+    let stage = Stage::nodes(usual()).await;
+    stage.leaf(&["add-table", "a"]).well();
+    stage
+        .leaf(&["compare", "a"])
+        .with(1, &["not in sync yet: public.a (missing)", "wait-sync"]);
+    stage.leaf(&["compare", "x"]).with(1, &["no such table here: x"]);
+}
+
+#[tokio::test]
+async fn tables_that_cannot_be_added_do_not_keep_others_out() {
+    let stage = Stage::nodes(usual()).await;
+    stage
+        .run(
+            "root",
+            "create table nokey (id int); create table z (id int primary key); \
+             create table p (id int primary key) partition by range (id); \
+             create table p1 partition of p for values from (1) to (10); \
+             create table p2 partition of p for values from (10) to (20)",
+        )
+        .await;
+    stage.root(&["add-table", "p"]).with(
+        1,
+        &[
+            "public.p is partitioned: its partitions are to be added",
+            "add-table public.p1 public.p2",
+        ],
+    );
+    stage.root(&["add-table", "--all"]).with(
+        1,
+        &[
+            "table public.nokey was not added",
+            "replica identity full",
+            "1 of 4 tables were not added",
+        ],
+    );
+    let added = "select count(*) from londiste.table_info where local";
+    assert_eq!(stage.count("root", added).await, 4);
+    stage
+        .run(
+            "leaf",
+            "create table z (id int primary key) partition by range (id)",
+        )
+        .await;
+    stage
+        .leaf(&["add-table", "z"])
+        .with(1, &["public.z is partitioned"]);
+}
 /// Prevents: a quiet queue that fills the disk of a busy server with WAL.
 #[tokio::test]
 async fn the_slot_moves_on_while_nothing_of_ours_changes() {

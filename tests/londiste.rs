@@ -3,6 +3,7 @@
 use skytide_fixtures::wait;
 use skytide_fixtures::workload::{self, Load, LoadOptions};
 use skytide_sql::TableName;
+use tokio_postgres::Client;
 
 use crate::replica::{PATIENCE, Plan, Replica};
 
@@ -172,6 +173,29 @@ async fn tables_are_added_as_the_options_say() {
     .unwrap();
     assert!(replica.leaf(&["tables"]).await.contains("public.log_here"));
 
+    // Two tables of the set in one table here: a copy or TRUNCATE of one would take the other's rows.
+    provider
+        .batch_execute("create table log_here (id bigint primary key)")
+        .await
+        .unwrap();
+    replica
+        .root(&["add-table", "public.log_here", "public.swaps"])
+        .await;
+    for second in [
+        &["add-table", "public.log_here"][..],
+        &["add-table", "public.swaps", "--dest-table", "public.log_here"],
+    ] {
+        let refused = replica
+            .londiste("leaf.ini", second)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("public.log_here is already that of public.log"),
+            "{refused}"
+        );
+    }
+
     let status: serde_json::Value = serde_json::from_str(&replica.leaf(&["status", "--json"]).await).unwrap();
     assert_eq!(status["queue"], "q");
     assert_eq!(status["nodes"].as_array().unwrap().len(), 2);
@@ -302,6 +326,83 @@ async fn a_copy_waits_for_earlier_writers_of_its_table_and_for_nobody_else() {
     replica.stop_worker().await;
 }
 
+/// How many sessions wait for this table's exclusive lock.
+const WAIT_FOR_LOG: &str = "select count(*) from pg_locks \
+    where relation = 'public.log'::regclass and mode = 'AccessExclusiveLock' and not granted";
+
+async fn wait_count(client: &Client, sql: &str) {
+    wait::until(sql, PATIENCE, async || {
+        Ok((client.query_one(sql, &[]).await?.get::<_, i64>(0) > 0).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+/// A copy that waits for a reader of the leaf's table holds nothing on the provider: a `TRUNCATE` there would stand
+/// behind the copy, all writers behind the `TRUNCATE`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_waits_on_the_leaf_holds_up_nobody_on_the_provider() {
+    let mut replica = Replica::new().await;
+    replica.start_worker();
+    replica.add_tables(&["public.log"]).await;
+    replica.wait_sync().await;
+    let (reader, watcher) = (replica.at_subscriber().await, replica.at_subscriber().await);
+    reader
+        .batch_execute("begin; lock table log in access share mode")
+        .await
+        .unwrap();
+    replica.leaf(&["resync", "public.log"]).await;
+    wait_count(&watcher, WAIT_FOR_LOG).await;
+    for sql in ["truncate log", "insert into log (body) values ('after it')"] {
+        let session = replica.at_provider().await;
+        session
+            .batch_execute("set statement_timeout = '60s'")
+            .await
+            .unwrap();
+        session.batch_execute(sql).await.unwrap();
+    }
+    reader.batch_execute("commit").await.unwrap();
+    replica.assert_equal(&public(&["log"])).await;
+    replica.stop_worker().await;
+}
+
+/// The copy's first session has the table's lock, somebody asks for it alone, the copy's other sessions come after him:
+/// a circle that no server sees.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_makes_way_for_whoever_waits_for_its_table() {
+    let mut replica = Replica::new().await;
+    let (provider, truncater) = (replica.at_provider().await, replica.at_provider().await);
+    provider
+        .batch_execute("insert into log (body) values ('before')")
+        .await
+        .unwrap();
+    replica.start_worker_to("copy::snapshot", 1);
+    replica.add_tables(&["public.log"]).await;
+    wait::until("the copy's snapshot", PATIENCE, async || {
+        Ok(replica.worker().is_stopped().then_some(()))
+    })
+    .await
+    .unwrap();
+    let waits = tokio::spawn(async move {
+        truncater
+            .batch_execute(
+                "set statement_timeout = '60s'; truncate log; insert into log (body) values ('after it')",
+            )
+            .await
+    });
+    wait_count(&provider, WAIT_FOR_LOG).await;
+    replica.worker().signal(rustix::process::Signal::CONT);
+    waits.await.unwrap().unwrap();
+    replica.assert_equal(&public(&["log"])).await;
+    assert!(
+        replica.worker_log().contains("the copy makes way"),
+        "{}",
+        replica.worker_log()
+    );
+    replica.stop_worker().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_spool_waits_and_goes_on() {
     let mut replica = Replica::from_plan(Plan {
@@ -374,5 +475,101 @@ async fn a_table_added_while_the_slot_is_being_made_is_followed() {
     replica
         .assert_equal(&[TableName::new("public", "counters")])
         .await;
+    replica.stop_worker().await;
+}
+
+/// Foreign keys of these tables, with whether they hold; those that were put aside come last.
+const KEYS: &str = "select string_agg(k, '; ' order by k) from ( \
+    select conrelid::regclass || ' ' || conname || ' ' || convalidated as k from pg_constraint \
+     where contype = 'f' and conrelid in ('public.here'::regclass, 'public.children'::regclass) \
+    union all select 'put aside: ' || fkey_name from londiste.pending_fkeys) s";
+
+/// A key that is put aside comes back when both its tables are in sync; this one's other table never is.
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_keys_of_tables_that_are_only_here_stay() {
+    let mut plan = Plan::default();
+    plan.subscriber_schema.push(
+        "create table public.here (id integer primary key, \
+            counter integer constraint counted references public.counters on delete cascade); \
+         alter table public.children add constraint parent_here foreign key (line) references public.here"
+            .into(),
+    );
+    let mut replica = Replica::from_plan(plan).await;
+    let subscriber = replica.at_subscriber().await;
+    replica
+        .at_provider()
+        .await
+        .batch_execute(
+            "insert into counters values (1, 10), (2, 20); \
+             insert into parents values (1, 'one'); insert into children (parent, line) values (1, 7)",
+        )
+        .await
+        .unwrap();
+    replica.start_worker();
+    replica.add_tables(&["public.counters", "public.children"]).await;
+    replica.wait_sync().await;
+    subscriber
+        .batch_execute("insert into here values (7, 2)")
+        .await
+        .unwrap();
+    replica.leaf(&["resync", "--all"]).await;
+    replica.wait_sync().await;
+    replica.assert_equal(&public(&["counters", "children"])).await;
+    let keys: String = subscriber.query_one(KEYS, &[]).await.unwrap().get(0);
+    assert_eq!(keys, "children parent_here true; here counted true");
+    let rows = "select count(*) from here where counter = 2";
+    assert_eq!(subscriber.query_one(rows, &[]).await.unwrap().get::<_, i64>(0), 1);
+
+    // One that an earlier version, or remove-table, left aside is found, and what the finding says brings it back.
+    subscriber
+        .batch_execute("select londiste.drop_table_fkey('public.here', 'counted')")
+        .await
+        .unwrap();
+    let told = replica.doctor().await;
+    assert!(
+        told.contains("public.here is not followed") && told.contains("delete from londiste.pending_fkeys"),
+        "{told}"
+    );
+    let found: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let finding = |f: &&serde_json::Value| f["object"] == "public.here, foreign key counted";
+    let fix = found.as_array().unwrap().iter().find(finding).unwrap()["fix"].clone();
+    subscriber.batch_execute(fix.as_str().unwrap()).await.unwrap();
+    let keys: String = subscriber.query_one(KEYS, &[]).await.unwrap().get(0);
+    assert_eq!(keys, "children parent_here true; here counted true");
+    replica.stop_worker().await;
+}
+
+/// Both copies find the foreign key between their tables before either has put it aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_copies_put_their_common_foreign_key_aside_once() {
+    let mut plan = Plan {
+        settings: "lock_timeout = 300s".into(),
+        ..Plan::default()
+    };
+    plan.subscriber_schema.push(
+        "alter table public.children add constraint their_parent foreign key (parent) references public.parents"
+            .into(),
+    );
+    let mut replica = Replica::from_plan(plan).await;
+    let (reader, watcher) = (replica.at_subscriber().await, replica.at_subscriber().await);
+    reader
+        .batch_execute("begin; lock table children, parents in access share mode")
+        .await
+        .unwrap();
+    replica.add_tables(&["public.parents", "public.children"]).await;
+    replica.start_worker();
+    let both_wait = "select count(*) from (select from pg_stat_activity \
+         where application_name like 'leaf_worker copy %' and wait_event_type = 'Lock' offset 1) s";
+    wait_count(&watcher, both_wait).await;
+    reader.batch_execute("commit").await.unwrap();
+    replica.wait_sync().await;
+    let log = replica.worker_log();
+    assert!(!log.contains("copy failed"), "{log}");
+    wait::until_eq("the foreign key", 1, PATIENCE, async || {
+        let sql = "select count(*) from pg_constraint where conname = 'their_parent' and convalidated";
+        Ok(watcher.query_one(sql, &[]).await?.get::<_, i64>(0))
+    })
+    .await
+    .unwrap();
     replica.stop_worker().await;
 }

@@ -205,6 +205,18 @@ impl Replica {
         Ok(String::from_utf8(out.stdout)?)
     }
 
+    /// What the doctor finds at the leaf, as JSON.
+    pub async fn doctor(&self) -> String {
+        let out = tokio::process::Command::new(program())
+            .args(["doctor", "--json"])
+            .arg(self.path("leaf.ini"))
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    }
+
     pub fn start_ticker(&mut self) {
         let dsn = self.provider.dsn(DATABASE);
         let arguments = ["ticker", "--period", "20ms", "--db", &dsn];

@@ -33,7 +33,7 @@ pub enum BuildKind {
     Index,
     /// Made after all indexes, one after another.
     Constraint,
-    /// Marks set on an index once it is there.
+    /// Marks set on an index or constraint once it is there, comments too.
     Mark,
 }
 
@@ -97,7 +97,13 @@ const INDEXES: &str = "
            pg_catalog.pg_get_indexdef(i.indexrelid) as definition,
            con.conname, con.contype::text, pg_catalog.pg_get_constraintdef(con.oid) as constraint_def,
            i.indisclustered, i.indisreplident, i.indisunique,
-           coalesce(con.condeferrable, false) as deferrable, coalesce(con.condeferred, false) as deferred
+           coalesce(con.condeferrable, false) as deferrable, coalesce(con.condeferred, false) as deferred,
+           pg_catalog.obj_description(ic.oid, 'pg_class') as index_comment,
+           pg_catalog.obj_description(con.oid, 'pg_constraint') as constraint_comment,
+           array(select a.attnum::int4 from pg_catalog.pg_attribute a
+                 where a.attrelid = ic.oid and a.attstattarget >= 0 order by a.attnum) as statistics_columns,
+           array(select a.attstattarget::int4 from pg_catalog.pg_attribute a
+                 where a.attrelid = ic.oid and a.attstattarget >= 0 order by a.attnum) as statistics
     from pg_catalog.pg_index i
     join pg_catalog.pg_class ic on ic.oid = i.indexrelid
     join pg_catalog.pg_namespace n on n.oid = ic.relnamespace
@@ -134,6 +140,7 @@ pub async fn take_away(
             name: index.clone(),
             sql: definition,
         };
+        let marks = notes(row, &quoted, constraint.as_deref())?;
         match constraint {
             Some(name) => {
                 let kind: String = row.get("contype");
@@ -191,6 +198,7 @@ pub async fn take_away(
                 "alter table only {quoted} replica identity using index {using}"
             )));
         }
+        builds.extend(marks.into_iter().map(mark));
     }
     if drops.is_empty() {
         return Ok(builds);
@@ -206,6 +214,44 @@ pub async fn take_away(
     store(&transaction, &script(&builds)).await?;
     transaction.commit().await?;
     Ok(builds)
+}
+
+/// What was said about an index, as statements: comments, and statistics targets of its columns.
+fn notes(
+    row: &tokio_postgres::Row,
+    table: &str,
+    constraint: Option<&str>,
+) -> Result<Vec<String>, tokio_postgres::Error> {
+    let (schema, index): (String, String) = (row.try_get("schema_name")?, row.try_get("index_name")?);
+    let index = format!("{}.{}", quote_ident(&schema), quote_ident(&index));
+    let mut notes = Vec::new();
+    if let Some(comment) = row.try_get::<_, Option<String>>("index_comment")? {
+        notes.push(format!("comment on index {index} is {}", one_line(&comment)));
+    }
+    if let (Some(name), Some(comment)) = (
+        constraint,
+        row.try_get::<_, Option<String>>("constraint_comment")?,
+    ) {
+        let name = quote_ident(name);
+        notes.push(format!(
+            "comment on constraint {name} on {table} is {}",
+            one_line(&comment)
+        ));
+    }
+    let (columns, targets): (Vec<i32>, Vec<i32>) =
+        (row.try_get("statistics_columns")?, row.try_get("statistics")?);
+    for (column, target) in columns.iter().zip(&targets) {
+        notes.push(format!(
+            "alter index {index} alter column {column} set statistics {target}"
+        ));
+    }
+    Ok(notes)
+}
+
+/// A literal without line ends: a script's sections begin where a line looks like a heading.
+fn one_line(text: &str) -> String {
+    let text = text.replace('\\', "\\\\").replace('\'', "''");
+    format!("E'{}'", text.replace('\n', "\\n").replace('\r', "\\r"))
 }
 
 /// Builds what is missing: indexes several at once, then constraints, then marks. What exists already
@@ -305,6 +351,18 @@ mod tests {
                     .into(),
             },
         ];
+        assert_eq!(parse_script(&script(&builds)), builds);
+    }
+
+    #[test]
+    fn a_comment_stays_on_its_line() {
+        let sql = format!("comment on index i is {}", one_line("it's\n-- index \\x"));
+        assert_eq!(sql, r"comment on index i is E'it''s\n-- index \\x'");
+        let builds = vec![Build {
+            kind: BuildKind::Mark,
+            name: "i".into(),
+            sql,
+        }];
         assert_eq!(parse_script(&script(&builds)), builds);
     }
 

@@ -3,7 +3,7 @@
 //! Durable order, and what a crash leaves:
 //! 1. copy consumer registered at tick P0, state `in-copy` (one transaction): the copy starts again;
 //! 2. indexes dropped, their script stored (one transaction): the copy starts again with the script;
-//! 3. table emptied, rows copied: the copy starts again;
+//! 3. table emptied, and only then the provider's lock and snapshot taken, rows copied: the copy starts again;
 //! 4. state `catching-up` with the copy's snapshot: the rows are never copied again; missing indexes
 //!    are built from the script;
 //! 5. script cleared; each batch applied with the copy consumer's tick: catching up goes on;
@@ -36,6 +36,15 @@ use crate::table::{MergeState, Step, guard};
 /// Tables smaller than this keep their indexes while rows are copied.
 const KEEP_INDEXES_BYTES: u64 = 64 << 20;
 
+/// One copy at a time puts foreign keys aside, of all queues of the database.
+const KEYS_ALONE: &str =
+    "select pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('skytide.foreign_keys', 0))";
+const KEYS_DONE: &str =
+    "select pg_catalog.pg_advisory_unlock(pg_catalog.hashtextextended('skytide.foreign_keys', 0))";
+
+/// Tables of this database that are followed, by any queue.
+const FOLLOWED: &str = "select coalesce(dest_table, table_name) from londiste.table_info where local";
+
 /// A table asks the main replay to take it over.
 pub struct Handover {
     pub table: TableName,
@@ -64,6 +73,8 @@ pub struct CopySettings {
     pub binary: bool,
     /// Connections for the rows of one table, and for its indexes.
     pub connections: usize,
+    /// How long a copy waits for a table's lock before it lets others go first and starts again.
+    pub lock_timeout: Duration,
     pub apply: ApplySettings,
     pub batch_rows: u64,
 }
@@ -155,6 +166,9 @@ impl CopyJob {
         self.progress.enter(Phase::Fence);
         let mut subscriber = connect_subscriber(&s.subscriber, &name).await?;
         let provider = skytide_sql::conn::connect(&s.provider, &name).await?;
+        let set_timeout = format!("set lock_timeout = {}", s.lock_timeout.as_millis());
+        subscriber.batch_execute(&set_timeout).await?;
+        provider.batch_execute(&set_timeout).await?;
         let source_shape = shape(&provider, &self.source, "provider").await?;
         let dest_shape = shape(&subscriber, &self.dest, "subscriber").await?;
         let published = provider
@@ -205,7 +219,8 @@ impl CopyJob {
             self.state = next;
         }
         fail::fail_point!("copy::in_copy");
-        self.drop_foreign_keys(&subscriber).await?;
+        let locked = |e: CopyError| e.or_locked(&self.dest, "subscriber");
+        let referenced = self.drop_foreign_keys(&subscriber).await.map_err(locked)?;
 
         // 2.
         if source_bytes >= KEEP_INDEXES_BYTES && self.dropped_ddl.is_none() && !self.skip_truncate {
@@ -222,9 +237,23 @@ impl CopyJob {
 
         // 3.
         fence::wait_for_writers(&provider, &self.source, source_oid).await?;
-        let snapshot = CopySnapshot::take(&s.provider, &name, &self.source).await?;
-        // The snapshot keeps the table from being altered; nothing did so far.
-        let now = shape(&provider, &self.source, "provider").await?;
+        if !self.skip_truncate {
+            let empty = if referenced {
+                "delete from only"
+            } else {
+                "truncate only"
+            };
+            // Who reads here may take his time: nobody on the provider has to wait for him.
+            subscriber
+                .batch_execute(&format!("{empty} {}", self.dest.quoted()))
+                .await
+                .map_err(|e| CopyError::from(e).or_locked(&self.dest, "subscriber"))?;
+        }
+        let snapshot = CopySnapshot::take(&s.provider, &name, &self.source, s.lock_timeout).await?;
+        fail::fail_point!("copy::snapshot");
+        // The snapshot keeps the table from being altered; nothing did so far. Asked on its own session: another
+        // one would wait behind whoever waits for us.
+        let now = shape(snapshot.session(), &self.source, "provider").await?;
         if now.oid != source_oid || now.columns != plan.source_shape.columns {
             return Err(CopyError::Table {
                 table: self.source.clone(),
@@ -255,11 +284,10 @@ impl CopyJob {
             self.state = next;
             rows
         } else {
-            subscriber
-                .batch_execute(&format!("truncate only {}", self.dest.quoted()))
-                .await?;
             let ranges = plan.ranges(s.provider_version, s.connections);
             let rows = copy_rows(&ends, &plan, &snapshot, ranges, s.connections, &self.progress).await?;
+            // The provider's table is free again, whatever the rest waits for.
+            drop(snapshot);
             fail::fail_point!("copy::before_catching_up");
             // 4.
             self.step(&subscriber, Step::Copied).await?;
@@ -271,12 +299,37 @@ impl CopyJob {
         Ok(())
     }
 
-    /// Foreign keys come back when both their tables are in sync.
-    async fn drop_foreign_keys(&self, subscriber: &tokio_postgres::Client) -> Result<(), CopyError> {
+    /// Foreign keys come back when both their tables are in sync. So one whose other table nobody follows stays: it
+    /// would never come back. True: such a table refers to this one, which PostgreSQL then does not truncate.
+    async fn drop_foreign_keys(&self, subscriber: &tokio_postgres::Client) -> Result<bool, CopyError> {
+        // Two copies may have a key in common, or two keys with their tables crossed. An error ends the session.
+        subscriber.batch_execute(KEYS_ALONE).await?;
+        let followed: Vec<String> = subscriber
+            .query(FOLLOWED, &[])
+            .await?
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        let dest = self.dest.to_string();
+        let mut referenced = false;
         for key in londiste::find_table_fkeys(subscriber, &self.dest).await? {
-            londiste::drop_table_fkey(subscriber, &key.from_table, &key.fkey_name).await?;
+            let other = if key.from_table == dest {
+                &key.to_table
+            } else {
+                &key.from_table
+            };
+            if followed.contains(other) {
+                londiste::drop_table_fkey(subscriber, &key.from_table, &key.fkey_name).await?;
+            } else if key.to_table == dest {
+                warn!(
+                    table = %self.dest, fkey = key.fkey_name, from = key.from_table,
+                    "a table that is not followed refers to this one: its rows are deleted, not truncated"
+                );
+                referenced = true;
+            }
         }
-        Ok(())
+        subscriber.batch_execute(KEYS_DONE).await?;
+        Ok(referenced)
     }
 
     async fn finish_indexes(&mut self) -> Result<(), CopyError> {

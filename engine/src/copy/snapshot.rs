@@ -1,4 +1,11 @@
 //! The copy's snapshot: an ordinary one, taken on the provider and shared by all copying connections.
+//!
+//! One of our sessions holds the table's lock, others want it after it. Whoever asks for an exclusive lock in
+//! between stands behind the first and before the others, and that circle runs through this process, where no
+//! server sees it. So the first session is the only one that ever waits, and waits holding nothing; the others ask
+//! once (`nowait`), and the copy makes way if they are refused.
+
+use std::time::Duration;
 
 use skytide_sql::conn::{ConnectString, Session, connect};
 use skytide_sql::{Snapshot, TableName};
@@ -10,6 +17,8 @@ pub struct CopySnapshot {
     session: Session,
     id: String,
     snapshot: Snapshot,
+    table: TableName,
+    lock_timeout: Duration,
 }
 
 impl CopySnapshot {
@@ -19,14 +28,18 @@ impl CopySnapshot {
         provider: &ConnectString,
         application_name: &str,
         table: &TableName,
+        lock_timeout: Duration,
     ) -> Result<CopySnapshot, CopyError> {
         let session = connect(provider, application_name).await?;
         session
             .batch_execute(&format!(
-                "begin isolation level repeatable read read only; lock table only {} in access share mode",
+                "begin isolation level repeatable read read only; set local lock_timeout = {}; \
+                 lock table only {} in access share mode",
+                lock_timeout.as_millis(),
                 table.quoted()
             ))
-            .await?;
+            .await
+            .map_err(|e| CopyError::from(e).or_locked(table, "provider"))?;
         let row = session
             .query_one(
                 "select pg_catalog.txid_current_snapshot()::text, pg_catalog.pg_export_snapshot()",
@@ -44,6 +57,8 @@ impl CopySnapshot {
             id: row.get(1),
             session,
             snapshot,
+            table: table.clone(),
+            lock_timeout,
         })
     }
 
@@ -55,14 +70,23 @@ impl CopySnapshot {
         &self.session
     }
 
-    /// Another connection with the same snapshot.
+    /// Another connection with the same snapshot and lock.
+    ///
+    /// # Errors
+    /// [`CopyError::Locked`]: somebody waits for the table. Only dropping this snapshot lets him go on.
     pub async fn join(&self, provider: &ConnectString, application_name: &str) -> Result<Session, CopyError> {
         let session = connect(provider, application_name).await?;
         let adopt = format!(
-            "begin isolation level repeatable read read only; set transaction snapshot {}",
-            skytide_sql::ident::quote_literal(&self.id)
+            "begin isolation level repeatable read read only; set transaction snapshot {}; \
+             set local lock_timeout = {}; lock table only {} in access share mode nowait",
+            skytide_sql::ident::quote_literal(&self.id),
+            self.lock_timeout.as_millis(),
+            self.table.quoted()
         );
-        session.batch_execute(&adopt).await?;
+        session
+            .batch_execute(&adopt)
+            .await
+            .map_err(|e| CopyError::from(e).or_locked(&self.table, "provider"))?;
         Ok(session)
     }
 }

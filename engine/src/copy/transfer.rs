@@ -37,9 +37,13 @@ pub async fn copy_rows(
 ) -> Result<u64, CopyError> {
     let connections = connections.clamp(1, ranges.len().max(1));
     let queue = Arc::new(Mutex::new(VecDeque::from(ranges)));
-    let mut pipes = JoinSet::new();
+    // All of them have the table's lock before the first begins.
+    let mut sources = Vec::new();
     for _ in 0..connections {
-        let source = snapshot.join(ends.provider, ends.application_name).await?;
+        sources.push(snapshot.join(ends.provider, ends.application_name).await?);
+    }
+    let mut pipes = JoinSet::new();
+    for source in sources {
         let dest = connect_subscriber(ends.subscriber, ends.application_name).await?;
         let (plan, queue, progress) = (Arc::clone(plan), Arc::clone(&queue), Arc::clone(progress));
         pipes.spawn(async move { pipe(source, dest, &plan, &queue, &progress).await });

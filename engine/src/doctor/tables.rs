@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use skytide_sql::TableName;
-use skytide_sql::ident::quote_ident;
+use skytide_sql::ident::{quote_ident, quote_literal};
 
 use super::{Findings, Pair, Role, Side, Unasked};
 use crate::cli::shell;
@@ -188,8 +188,39 @@ pub async fn compare(pair: &Pair, out: &mut Findings) -> Result<(), Unasked> {
             .map_or(&name, |(_, physical)| physical);
         compare_table(pair, source, &dest, out).await?;
     }
+    lost_keys(pair, out).await?;
     if out.list.len() == before {
         out.ok("followed tables", format!("{} fit on both sides", rows.len()));
+    }
+    Ok(())
+}
+
+/// Foreign keys that were put aside for a copy and have a table that nobody follows (any more).
+const LOST_KEYS: &str = "
+    select f.from_table, f.fkey_name, f.fkey_def, o.name
+    from londiste.pending_fkeys f
+    cross join lateral (
+        select name from unnest(array[f.from_table, f.to_table]) name
+        where not exists (select 1 from londiste.table_info t
+                          where t.local and coalesce(t.dest_table, t.table_name) = name)
+        limit 1) o
+    order by 1, 2";
+
+/// The worker brings a foreign key back when both its tables are in sync.
+async fn lost_keys(pair: &Pair, out: &mut Findings) -> Result<(), Unasked> {
+    for row in &pair.subscriber.session.query(LOST_KEYS, &[]).await? {
+        let (from, key, definition, other): (String, String, String, String) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        out.warn(
+            format!("{from}, foreign key {key}"),
+            format!("was put aside for a copy and does not come back by itself: {other} is not followed"),
+            format!(
+                "{definition}; delete from londiste.pending_fkeys where from_table = {} and fkey_name = {};  \
+                 -- on the subscriber",
+                quote_literal(&from),
+                quote_literal(&key)
+            ),
+        );
     }
     Ok(())
 }

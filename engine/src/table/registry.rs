@@ -119,3 +119,43 @@ pub async fn provider_tables(
     }
     Ok(tables)
 }
+
+/// The names of the tables that the provider's set has.
+pub async fn set_of(provider: &Client, queue: &QueueName) -> Result<Vec<TableName>, RegistryError> {
+    let mut names = Vec::new();
+    for info in londiste::get_table_list(provider, queue).await? {
+        if info.local {
+            names.push(TableName::parse(&info.table_name)?);
+        }
+    }
+    Ok(names)
+}
+
+/// What a node's list of the set lacks, and has too many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SetChange {
+    pub come: Vec<TableName>,
+    /// With whether the node follows it.
+    pub gone: Vec<(TableName, bool)>,
+}
+
+impl SetChange {
+    /// `known`: the node's own list, `there`: what its provider has.
+    pub fn between(known: &[londiste::TableInfo], there: &[TableName]) -> Result<SetChange, RegistryError> {
+        let mut change = SetChange::default();
+        let mut names = Vec::new();
+        for info in known {
+            let table = TableName::parse(&info.table_name)?;
+            if !there.contains(&table) {
+                change.gone.push((table.clone(), info.local));
+            }
+            names.push(table);
+        }
+        change.come = there.iter().filter(|t| !names.contains(t)).cloned().collect();
+        Ok(change)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.come.is_empty() && self.gone.is_empty()
+    }
+}

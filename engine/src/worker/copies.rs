@@ -165,6 +165,7 @@ impl Copies {
                 publication: context.capture.publications.tables.clone(),
                 binary: context.capture.binary,
                 connections: settings.copy_connections,
+                lock_timeout: settings.lock_timeout,
                 apply: settings.apply.clone(),
                 batch_rows: settings.batch_rows,
             },

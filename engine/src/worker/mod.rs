@@ -52,6 +52,8 @@ pub struct WorkerSettings {
     pub parallel_copies: usize,
     /// Connections for one table's copy.
     pub copy_connections: usize,
+    /// How long a copy waits for a lock on its table.
+    pub lock_timeout: Duration,
     /// Keep the slot at what the subscriber has on disk, not the spool.
     pub confirm_applied: bool,
     pub status_interval: Duration,

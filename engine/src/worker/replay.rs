@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use skytide_sql::api::pgq_node;
+use skytide_sql::api::{londiste, pgq_node};
 use skytide_sql::conn::{Session, connect};
 use skytide_sql::ident::quote_literal;
 use skytide_sql::{Snapshot, TableName, TickId, Xid};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-use tokio_postgres::Notification;
+use tokio_postgres::{Client, Notification};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -22,7 +22,7 @@ use crate::batch::{BatchError, Follower, Limits, Plan};
 use crate::capture::CaptureSettings;
 use crate::copy::{CopyError, CopyJob, Handover};
 use crate::spool::{Entry, Spool};
-use crate::table::registry::{Registry, provider_tables};
+use crate::table::registry::{Registry, SetChange, provider_tables, set_of};
 use crate::table::{MergeState, Step};
 
 /// How often the position is made durable and the spool let go of.
@@ -47,13 +47,18 @@ pub async fn run(context: &Context, cancel: &CancellationToken) -> Result<(), Wo
     let wishes = control.notifications().unwrap_or_else(|| mpsc::channel(1).1);
     control.batch_execute("listen pgq_node_changed").await?;
     let applier = Applier::connect(&settings.db, settings.apply.clone()).await?;
-    let registry = load_registry(context, &control).await?;
+    let mut registry = load_registry(context, &control).await?;
     let state = pgq_node::get_worker_state(&*control, &settings.queue).await?;
     let position = TickId::new(state.completed_tick);
     let follower = if registry.any_copied() {
         place_after(context, position).await?
     } else {
-        place_at_anchor(context, &control).await?
+        let follower = place_at_anchor(context, &control).await?;
+        // What the set's events said before that is not in the spool: a table may have come or gone meanwhile.
+        if learn_set(context, &control).await? {
+            registry = load_registry(context, &control).await?;
+        }
+        follower
     };
     info!(tick = %follower.tick(), "replay starts");
     let mut replay = Replay {
@@ -121,6 +126,26 @@ async fn load_registry(context: &Context, control: &Session) -> Result<Registry,
             Ok(registry)
         }
     }
+}
+
+/// Makes this node's list of the set's tables what the provider has now. Events after the anchor come to the same end
+/// again. True: something was changed.
+async fn learn_set(context: &Context, control: &Session) -> Result<bool, WorkerError> {
+    let settings = &context.shared.settings;
+    let provider = connect(&context.capture.provider, &settings.job_name).await?;
+    let there = set_of(&provider, &settings.queue).await?;
+    let known = londiste::get_table_list(&**control, &settings.queue).await?;
+    let change = SetChange::between(&known, &there)?;
+    for table in &change.come {
+        londiste::global_add_table(&**control, &settings.queue, table).await?;
+    }
+    for (table, local) in &change.gone {
+        if *local {
+            warn!(%table, "the provider's set does not have this table any more: it is not followed here either");
+        }
+        londiste::global_remove_table(&**control, &settings.queue, table).await?;
+    }
+    Ok(!change.is_empty())
 }
 
 /// The place of the subscriber's own position. A spool that lost its tail in a crash gets the tick
@@ -479,11 +504,7 @@ impl Replay<'_> {
 }
 
 /// Foreign keys that were put aside for a copy and whose tables are both in sync now.
-async fn restore_foreign_keys(
-    client: &tokio_postgres::Client,
-    settings: &WorkerSettings,
-) -> Result<(), WorkerError> {
-    use skytide_sql::api::londiste;
+async fn restore_foreign_keys(client: &Client, settings: &WorkerSettings) -> Result<(), WorkerError> {
     for key in londiste::get_valid_pending_fkeys(client, &settings.queue).await? {
         // Each step is a transaction of its own: NOT VALID first, then the check.
         loop {

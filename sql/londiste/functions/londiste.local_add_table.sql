@@ -109,6 +109,18 @@ begin
         return;
     end if;
 
+    -- each one's copy and TRUNCATE would empty the other's rows
+    select o.table_name into l_first
+      from londiste.table_info o
+     where o.queue_name = i_queue_name and o.local and o.table_name <> l_fqname
+       and coalesce(o.dest_table, o.table_name) = l_dest;
+    if found and not l_virtual then
+        ret_code := 405;
+        ret_note := 'Table ' || l_dest || ' is already that of ' || l_first || ' in queue ' || i_queue_name
+            || ', choose another one for ' || l_fqname;
+        return;
+    end if;
+
     if n.node_type = 'leaf' and not l_no_merge then
         for p in
             select o.queue_name, o.local, o.merge_state

@@ -42,8 +42,13 @@ pub async fn run(node: &Node, args: &CompareArgs, context: &Context) -> anyhow::
     }
     let queue = &node.settings.queue_name;
     let mut synced = Vec::new();
+    let mut not_synced = Vec::new();
     for table in local_tables(node).await? {
-        if MergeState::parse(table.merge_state.as_deref())? == MergeState::Ok {
+        let state = MergeState::parse(table.merge_state.as_deref())?;
+        if state != MergeState::Ok {
+            not_synced.push((TableName::parse(&table.table_name)?, state));
+        }
+        if state == MergeState::Ok {
             synced.push(table);
         } else if args.tables.is_empty() {
             context.output.warn(&format!(
@@ -59,6 +64,7 @@ pub async fn run(node: &Node, args: &CompareArgs, context: &Context) -> anyhow::
     let chosen = if args.tables.is_empty() {
         names
     } else {
+        refuse_not_synced(&args.tables, &names, &not_synced)?;
         choose(&args.tables, &names)?
     };
     if chosen.is_empty() {
@@ -138,4 +144,27 @@ pub async fn run(node: &Node, args: &CompareArgs, context: &Context) -> anyhow::
         ))?;
     }
     Ok(if equal { Outcome::Done } else { Outcome::No })
+}
+
+/// A name that only tables have whose copy is not done.
+fn refuse_not_synced(
+    patterns: &[String],
+    synced: &[TableName],
+    not_synced: &[(TableName, MergeState)],
+) -> anyhow::Result<()> {
+    for pattern in patterns {
+        let one = std::slice::from_ref(pattern);
+        if choose(one, synced).is_ok() {
+            continue;
+        }
+        let names: Vec<TableName> = not_synced.iter().map(|(table, _)| table.clone()).collect();
+        if let Ok(found) = choose(one, &names) {
+            let states = not_synced.iter().filter(|(table, _)| found.contains(table));
+            let states: Vec<String> = states.map(|(t, state)| format!("{t} ({state})")).collect();
+            return Err(Failure::new(format!("not in sync yet: {}", states.join(", ")))
+                .hint("skytide londiste CONF wait-sync waits for their copies; status shows how far they are")
+                .into());
+        }
+    }
+    Ok(())
 }

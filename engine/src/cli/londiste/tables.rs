@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use skytide_sql::TableName;
 use skytide_sql::api::londiste::{self, AddTable, Capture, ObjectKind};
-use skytide_sql::api::pgq_node;
+use skytide_sql::api::{ApiError, pgq_node};
 use tokio::time::{Instant, sleep};
 
 use super::super::failure::Failure;
@@ -13,6 +13,7 @@ use super::super::{Context, Outcome};
 use super::{Node, choose, info, local_tables, provider};
 use crate::capture::slot::{self, Publications};
 use crate::table::MergeState;
+use crate::table::registry::{SetChange, set_of};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -78,10 +79,14 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
     let queue = &node.settings.queue_name;
     let root = info.node_type == "root";
     let publishes = publishes(node, &info).await?;
-    if !root {
-        learn_names(node, &info, args.dry_run).await?;
+    let set = match root {
+        true => None,
+        false => Some(learn_names(node, &info, args.dry_run).await?),
+    };
+    let mut candidates = candidates(node).await?;
+    if let Some(set) = &set {
+        candidates.retain(|t| set.contains(t));
     }
-    let candidates = candidates(node).await?;
     let registered = local_tables(node).await?;
     let local: Vec<TableName> = registered
         .iter()
@@ -91,10 +96,18 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
         candidates
     } else {
         let known: Vec<TableName> = candidates.iter().chain(&local).cloned().collect();
+        explain_unknown(node, root, &args.tables, &known).await?;
         choose(&args.tables, &known)?
     };
     let (there, new): (Vec<_>, Vec<_>) = tables.into_iter().partition(|t| local.contains(t));
     for table in &there {
+        if set.as_ref().is_some_and(|set| !set.contains(table)) {
+            return Err(Failure::new(format!(
+                "table {table} is followed here, but not in the provider's set any more: its changes do not come"
+            ))
+            .hint(format!("with this node's configuration: remove-table {table}"))
+            .into());
+        }
         context.output.note(&format!("table {table} is already added"));
         let here = registered.iter().find(|t| t.table_name == table.to_string());
         let physical = here.and_then(|t| t.dest_table.as_deref()).map(TableName::parse);
@@ -110,7 +123,17 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
     if args.dest_table.is_some() && new.len() > 1 {
         return Err(Failure::usage("--dest-table goes with one table").into());
     }
+    let mut refused = 0;
     for table in &new {
+        let dest = args.dest_table.as_deref().map(TableName::parse).transpose()?;
+        if let Err(e) = refuse_partitioned(node, dest.as_ref().unwrap_or(table)).await {
+            if new.len() == 1 {
+                return Err(e);
+            }
+            context.output.warn(&format!("table {table} was not added: {e}"));
+            refused += 1;
+            continue;
+        }
         if args.dry_run {
             let how = match (root, publishes) {
                 (true, true) => ", captured from the WAL",
@@ -131,7 +154,7 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
                 .map(|(_, flag)| (*flag).to_owned())
                 .collect(),
             attrs: None,
-            dest: args.dest_table.as_deref().map(TableName::parse).transpose()?,
+            dest,
         };
         let lock_timeout = node.settings.lock_timeout.as_millis();
         node.session
@@ -158,12 +181,25 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
             Ok(outcome) => context.output.note(&outcome.note),
             Err(e) => {
                 let _ = node.session.batch_execute("rollback").await;
-                return Err(e);
+                // One table that is unfit says nothing about the next; whatever else went wrong does.
+                let unfit = matches!(e.downcast_ref(), Some(ApiError::Refused { .. }));
+                if !unfit || new.len() == 1 {
+                    return Err(e);
+                }
+                context.output.warn(&format!("table {table} was not added: {e}"));
+                refused += 1;
             }
         }
     }
     if args.wait_sync && !root {
-        return wait_sync(node, &WaitArgs { timeout: None }, context).await;
+        let _synced = wait_sync(node, &WaitArgs { timeout: None }, context).await?;
+    }
+    if refused > 0 {
+        return Err(
+            Failure::new(format!("{refused} of {} tables were not added", new.len()))
+                .hint("the warnings above say why; the others were added")
+                .into(),
+        );
     }
     Ok(Outcome::Done)
 }
@@ -202,21 +238,85 @@ async fn publish_again(node: &Node, physical: &TableName) -> anyhow::Result<bool
     published
 }
 
-/// A leaf learns the set's tables from its provider.
-async fn learn_names(node: &Node, info: &pgq_node::NodeInfo, dry_run: bool) -> anyhow::Result<()> {
+/// A leaf learns the set's tables from its provider, and forgets those that it has no more. What is followed here is
+/// left to the worker, which gets there in its turn. Answers with the provider's set.
+async fn learn_names(
+    node: &Node,
+    info: &pgq_node::NodeInfo,
+    dry_run: bool,
+) -> anyhow::Result<Vec<TableName>> {
     let queue = &node.settings.queue_name;
     let known = londiste::get_table_list(&*node.session, queue).await?;
     let (_, upstream) = provider(node, info).await?;
-    for table in londiste::get_table_list(&*upstream, queue)
-        .await?
-        .iter()
-        .filter(|t| t.local)
-    {
-        if !known.iter().any(|k| k.table_name == table.table_name) && !dry_run {
-            londiste::global_add_table(&*node.session, queue, &TableName::parse(&table.table_name)?).await?;
+    let there = set_of(&upstream, queue).await?;
+    let change = SetChange::between(&known, &there)?;
+    if !dry_run {
+        for table in &change.come {
+            londiste::global_add_table(&*node.session, queue, table).await?;
+        }
+        for (table, _) in change.gone.iter().filter(|(_, local)| !local) {
+            londiste::global_remove_table(&*node.session, queue, table).await?;
+        }
+    }
+    Ok(there)
+}
+
+/// Says of a name that no table here has why that is, where we know.
+async fn explain_unknown(
+    node: &Node,
+    root: bool,
+    names: &[String],
+    known: &[TableName],
+) -> anyhow::Result<()> {
+    for name in names {
+        let table = TableName::parse(name)?;
+        let text = table.to_string();
+        if text.contains(['*', '?']) || known.contains(&table) {
+            continue;
+        }
+        if root {
+            refuse_partitioned(node, &table).await?;
+        } else {
+            return Err(
+                Failure::new(format!("table {table} is not in the provider's set"))
+                    .hint(format!(
+                        "add it there first, with the root's configuration: add-table {table}; missing lists what can be added here"
+                    ))
+                    .into(),
+            );
         }
     }
     Ok(())
+}
+
+/// A partitioned table has no rows of its own: they are its partitions'.
+async fn refuse_partitioned(node: &Node, table: &TableName) -> anyhow::Result<()> {
+    let row = node
+        .session
+        .query_one(
+            "select exists (select from pg_catalog.pg_class \
+                            where oid = pg_catalog.to_regclass($1) and relkind = 'p'), \
+                    array(select n.nspname || '.' || c.relname \
+                            from pg_catalog.pg_partition_tree(pg_catalog.to_regclass($1)) t \
+                            join pg_catalog.pg_class c on c.oid = t.relid \
+                            join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+                           where t.isleaf and c.relkind = 'r' order by 1)",
+            &[&table.quoted()],
+        )
+        .await?;
+    if !row.get::<_, bool>(0) {
+        return Ok(());
+    }
+    let partitions: Vec<String> = row.get(1);
+    let hint = match partitions.as_slice() {
+        [] => "it has none yet".to_owned(),
+        some => format!("add-table {}", some.join(" ")),
+    };
+    Err(Failure::new(format!(
+        "table {table} is partitioned: its partitions are to be added"
+    ))
+    .hint(hint)
+    .into())
 }
 
 async fn chosen(node: &Node, args: &NamesArgs) -> anyhow::Result<Vec<TableName>> {

@@ -92,6 +92,7 @@ fn worker_settings(settings: &LondisteSettings) -> WorkerSettings {
         batch_rows: settings.batch_max_rows,
         parallel_copies: settings.parallel_copies.max(1),
         copy_connections: settings.threaded_copy_pool_size.max(1),
+        lock_timeout: settings.lock_timeout,
         confirm_applied: settings.confirm == Confirm::Applied,
         status_interval: settings.status_interval,
         sync_interval: Duration::from_millis(100),

@@ -208,7 +208,7 @@ pub static LONDISTE: Table = Table {
                     "lock_timeout",
                     Kind::Duration,
                     Value("10s"),
-                    "How long add-table may wait for a lock on a table.",
+                    "How long add-table, or a copy before it makes way, waits for a lock on a table.",
                 ),
             ],
         },
