@@ -22,7 +22,9 @@ use skytide_wal::walsender::{Client, Mode};
 use crate::capture::slot::Publications;
 use crate::causes::chain;
 use crate::cli::shell;
-use crate::config::settings::LondisteSettings;
+use crate::config::settings::{Confirm, LondisteSettings};
+use crate::daemon::pidfile;
+use crate::worker::replay;
 use crate::worker::start::default_slot_name;
 
 /// How the program names itself to the servers.
@@ -210,6 +212,8 @@ struct Pair {
     state: WorkerState,
     spool_dir: PathBuf,
     spool_max_bytes: u64,
+    /// An empty spool is no loss: the slot is kept at what was applied.
+    confirm_applied: bool,
     conf: PathBuf,
 }
 
@@ -356,6 +360,7 @@ pub async fn node(settings: &LondisteSettings, conf: PathBuf) -> Vec<Finding> {
             state,
             spool_dir: settings.spool_dir.clone(),
             spool_max_bytes: settings.spool_max_bytes,
+            confirm_applied: settings.confirm == Confirm::Applied,
             conf,
         };
         for check in PAIR_CHECKS {
