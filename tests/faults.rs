@@ -317,6 +317,31 @@ async fn tables_that_cannot_be_added_do_not_keep_others_out() {
         .leaf(&["add-table", "z"])
         .with(1, &["public.z is partitioned"]);
 }
+
+#[tokio::test]
+async fn an_empty_spool_is_first_of_all_a_wrong_place() {
+    let (stage, worker) = Stage::replicating(usual()).await;
+    worker.stop().await;
+    let aside = stage.dir.path().join("not_mounted");
+    std::fs::rename(stage.spool(), &aside).unwrap();
+    let words = [
+        "is empty, but tables depend on it",
+        "spool_dir",
+        "mounted",
+        "resync --all",
+    ];
+    stage.doctor("leaf").with(3, &words);
+    stage.worker_stops(&words).await;
+    stage.doctor("leaf").with(3, &words);
+
+    // Mounted again, it goes on.
+    std::fs::remove_dir_all(stage.spool()).unwrap();
+    std::fs::rename(aside, stage.spool()).unwrap();
+    stage.run("root", "insert into a values (1, 'x')").await;
+    let _worker = stage.worker();
+    stage.leaf_gets(COUNT, 1).await;
+}
+
 /// Prevents: a quiet queue that fills the disk of a busy server with WAL.
 #[tokio::test]
 async fn the_slot_moves_on_while_nothing_of_ours_changes() {

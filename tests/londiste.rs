@@ -573,3 +573,47 @@ async fn two_copies_put_their_common_foreign_key_aside_once() {
     .unwrap();
     replica.stop_worker().await;
 }
+
+/// Prevents: a spool's disk is full, and `status` shows a node that is not a tick behind.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_the_spool_is_shown_and_the_worker_said_to_run() {
+    let mut replica = Replica::from_plan(Plan {
+        settings: "spool_segment_bytes = 1MiB\nspool_max_bytes = 64MiB".into(),
+        ..Plan::default()
+    })
+    .await;
+    // There is room for one segment.
+    replica.start_worker_with(&[("FAILPOINTS", "spool::allocate=1*off->return")]);
+    replica.add_tables(&["public.log"]).await;
+    replica.wait_sync().await;
+    replica
+        .at_provider()
+        .await
+        .batch_execute(
+            "insert into log (body) select string_agg(md5(random()::text), '') \
+             from generate_series(1, 3000) i, generate_series(1, 40) j group by j",
+        )
+        .await
+        .unwrap();
+    let told = wait::until("the worker's error in status", PATIENCE, async || {
+        let status = replica.leaf(&["status"]).await;
+        anyhow::ensure!(status.contains("ERR: "), "{status}\n{}", replica.worker_log());
+        Ok(Some(status))
+    })
+    .await
+    .unwrap();
+    assert!(
+        told.contains("ERR: capture waits: no disk space for another spool segment"),
+        "{told}"
+    );
+    let found = replica.doctor().await;
+    assert!(found.contains("runs, and says: capture waits"), "{found}");
+    assert!(!found.contains("nobody reads it"), "{found}");
+    replica.stop_worker().await;
+    replica.start_worker();
+    replica.assert_equal(&public(&["log"])).await;
+    let status = replica.leaf(&["status"]).await;
+    assert!(!status.contains("ERR: "), "{status}");
+    replica.stop_worker().await;
+}

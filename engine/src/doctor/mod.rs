@@ -22,7 +22,9 @@ use skytide_wal::walsender::{Client, Mode};
 use crate::capture::slot::Publications;
 use crate::causes::chain;
 use crate::cli::shell;
-use crate::config::settings::LondisteSettings;
+use crate::config::settings::{Confirm, LondisteSettings};
+use crate::daemon::pidfile;
+use crate::worker::replay;
 use crate::worker::start::default_slot_name;
 
 /// How the program names itself to the servers.
@@ -156,6 +158,8 @@ struct Side {
     queue: Option<QueueName>,
     /// A node's slot on this side, if it has one already.
     slot: Option<SlotName>,
+    /// Of the node's worker, if it has one.
+    pidfile: Option<PathBuf>,
 }
 
 impl Side {
@@ -181,7 +185,17 @@ impl Side {
             session,
             queue,
             slot: None,
+            pidfile: None,
         })
+    }
+
+    /// Whether the node's worker runs: by its pidfile, or by the lock it holds here, wherever it runs.
+    async fn worker_runs(&self, queue: &QueueName) -> Result<bool, Unasked> {
+        let pidfile = self.pidfile.as_deref();
+        if pidfile.is_some_and(|path| pidfile::running(path).is_ok_and(|pid| pid.is_some())) {
+            return Ok(true);
+        }
+        Ok(replay::worker_runs(&self.session, queue).await?)
     }
 
     fn has(&self, roles: &[Role]) -> bool {
@@ -210,6 +224,8 @@ struct Pair {
     state: WorkerState,
     spool_dir: PathBuf,
     spool_max_bytes: u64,
+    /// An empty spool is no loss: the slot is kept at what was applied.
+    confirm_applied: bool,
     conf: PathBuf,
 }
 
@@ -294,6 +310,7 @@ pub async fn node(settings: &LondisteSettings, conf: PathBuf) -> Vec<Finding> {
     let queue = settings.queue_name.clone();
     let opened = open(Role::Database, settings.db.clone(), Some(queue.clone()), &mut all).await;
     let Some(mut own) = opened else { return all };
+    own.pidfile = settings.process.pidfile.clone();
     let state = match own.has_modules().await {
         Ok(true) => pgq_node::get_worker_state(&*own.session, &queue).await.ok(),
         _ => None,
@@ -356,6 +373,7 @@ pub async fn node(settings: &LondisteSettings, conf: PathBuf) -> Vec<Finding> {
             state,
             spool_dir: settings.spool_dir.clone(),
             spool_max_bytes: settings.spool_max_bytes,
+            confirm_applied: settings.confirm == Confirm::Applied,
             conf,
         };
         for check in PAIR_CHECKS {

@@ -67,6 +67,11 @@ pub async fn slot(pair: &Pair, out: &mut Findings) -> Result<(), Unasked> {
             format!("is about to be lost: it needs {kept}, more than max_slot_wal_keep_size"),
             "alter system set max_slot_wal_keep_size = -1; select pg_reload_conf();  -- and start the worker",
         ),
+        _ if !active && pair.subscriber.worker_runs(&pair.queue).await? => out.warn(
+            object,
+            format!("is not read just now, though the worker runs, and it keeps {kept}"),
+            "see the worker's log: it waits for room in the spool, or for a connection to the provider",
+        ),
         _ if !active => out.warn(
             object,
             format!("nobody reads it, and it keeps {kept}"),

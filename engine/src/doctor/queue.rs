@@ -157,15 +157,22 @@ pub async fn node(side: &Side, out: &mut Findings) -> Result<(), Unasked> {
         )
         .await?;
     let mut well = true;
+    let runs = side.worker_runs(queue).await?;
     for row in &rows {
         let (consumer, paused, error): (String, bool, Option<String>) = (row.get(0), row.get(1), row.get(2));
         if let Some(error) = error {
             well = false;
-            out.fail(
-                format!("worker {consumer}"),
-                format!("stopped: {error}"),
-                "mend that, then start the worker; the error goes with its next batch",
-            );
+            let (finding, fix) = match runs {
+                true => (
+                    format!("runs, and says: {error}"),
+                    "mend that, the worker then goes on by itself; the error goes with its next batch",
+                ),
+                false => (
+                    format!("stopped: {error}"),
+                    "mend that, then start the worker; the error goes with its next batch",
+                ),
+            };
+            out.fail(format!("worker {consumer}"), finding, fix);
         }
         if paused {
             well = false;

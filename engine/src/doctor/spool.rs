@@ -33,7 +33,11 @@ pub async fn spool(pair: &Pair, out: &mut Findings) -> Result<(), Unasked> {
     }
     room(pair, parent, out);
     if missing || fs::read_dir(dir).is_ok_and(|mut files| files.next().is_none()) {
-        out.ok(object, "is not there yet; the worker makes it");
+        if empty_is_loss(pair).await? {
+            out.fail(object, EMPTY, mend_empty(&resync));
+        } else {
+            out.ok(object, "is not there yet; the worker makes it");
+        }
         return Ok(());
     }
     if let Ok(metadata) = fs::metadata(dir)
@@ -102,6 +106,10 @@ pub async fn spool(pair: &Pair, out: &mut Findings) -> Result<(), Unasked> {
         );
         return Ok(());
     }
+    if !spool.stats().durable_lsn.is_valid() && empty_is_loss(pair).await? {
+        out.fail(object, EMPTY, mend_empty(&resync));
+        return Ok(());
+    }
     reach(pair, &spool, completed, &resync, out).await?;
     let stats = spool.stats();
     out.ok(
@@ -113,6 +121,28 @@ pub async fn spool(pair: &Pair, out: &mut Findings) -> Result<(), Unasked> {
         ),
     );
     Ok(())
+}
+
+const EMPTY: &str = "is empty, but tables depend on it";
+
+fn mend_empty(resync: &str) -> String {
+    format!(
+        "look at spool_dir in the configuration, and whether its disk is mounted; only if the spool is lost: {resync}"
+    )
+}
+
+/// Tables were copied, and the slot that held their changes has moved on with a spool.
+async fn empty_is_loss(pair: &Pair) -> Result<bool, Unasked> {
+    let copied = pair
+        .subscriber
+        .session
+        .query_one(
+            "select exists (select 1 from londiste.table_info where queue_name = $1 and local \
+                            and merge_state is not null and merge_state <> 'in-copy')",
+            &[&pair.queue.as_str()],
+        )
+        .await?;
+    Ok(copied.get::<_, bool>(0) && !pair.confirm_applied)
 }
 
 /// The directory, or the nearest one above it that exists.

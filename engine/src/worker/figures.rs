@@ -10,12 +10,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Shared;
+use super::{Shared, WorkerSettings, replay};
 use crate::apply::Report;
 use crate::config::unit::{show_count, show_size};
 use crate::daemon::health::Health;
 use crate::metrics as names;
-use crate::spool::Spool;
+use crate::spool::{self, Spool};
 
 /// Seconds from 1970-01-01 to 2000-01-01.
 const POSTGRES_EPOCH: f64 = 946_684_800.0;
@@ -74,12 +74,58 @@ fn lag(made_at: i64) -> f64 {
     now - POSTGRES_EPOCH - made_at as f64 / 1e6
 }
 
+/// How long the spool is full before `status` says so, and how often it is said again: each batch clears it.
+const FULL_FOR: Duration = Duration::from_secs(3);
+const SAID_AGAIN: Duration = Duration::from_secs(20);
+
+/// Why capture waits, from what is on disk and what may be.
+fn no_room(bytes: u64, settings: &spool::Settings) -> String {
+    let dir = settings.dir.display();
+    if bytes.saturating_add(settings.segment_bytes) > settings.max_bytes {
+        format!(
+            "capture waits: the spool is full (spool_max_bytes, in {dir}): the subscriber has to catch up"
+        )
+    } else {
+        format!("capture waits: no disk space for another spool segment in {dir}")
+    }
+}
+
+/// Says a lasting lack of room where `status` looks, and takes it back.
+#[derive(Default)]
+struct Trouble {
+    since: Option<Instant>,
+    said: Option<(String, Instant)>,
+}
+
+impl Trouble {
+    async fn look(&mut self, full: bool, bytes: u64, settings: &WorkerSettings) {
+        if !full {
+            self.since = None;
+            if let Some((text, _)) = self.said.take() {
+                replay::forget_error(settings, &text).await;
+            }
+            return;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let due = self
+            .said
+            .as_ref()
+            .is_none_or(|(_, at)| at.elapsed() >= SAID_AGAIN);
+        if since.elapsed() >= FULL_FOR && due {
+            let text = no_room(bytes, &settings.spool);
+            replay::store_error(settings, &text).await;
+            self.said = Some((text, Instant::now()));
+        }
+    }
+}
+
 /// Once a second: what moves by itself, or should move and does not.
 pub async fn watch(shared: Arc<Shared>, spool: Arc<Spool>, health: Health, cancel: CancellationToken) {
     let mut every = interval(Duration::from_secs(1));
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut line_at = shared.settings.stats_period.map(|period| Instant::now() + period);
     let (mut rows, mut batches, mut missing) = (0, 0, 0);
+    let mut trouble = Trouble::default();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
@@ -99,6 +145,10 @@ pub async fn watch(shared: Arc<Shared>, spool: Arc<Spool>, health: Health, cance
             (true, _) => health.waiting("the spool is full: the subscriber has to catch up"),
             (false, false) => health.waiting("no replication stream from the provider"),
             (false, true) => health.ready(),
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = trouble.look(full, bytes, &shared.settings) => {}
         }
         let figures = &shared.figures;
         let now_missing = figures.missing.load(Ordering::Relaxed);
@@ -130,5 +180,19 @@ pub async fn watch(shared: Arc<Shared>, spool: Arc<Spool>, health: Health, cance
             (rows, batches) = (all_rows, all_batches);
             line_at = Some(Instant::now() + period);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_from_a_full_quota() {
+        let mut settings = spool::Settings::new("/spool");
+        settings.segment_bytes = 1 << 20;
+        settings.max_bytes = 4 << 20;
+        assert!(no_room(4 << 20, &settings).contains("the spool is full (spool_max_bytes, in /spool)"));
+        assert!(no_room(2 << 20, &settings).contains("no disk space for another spool segment in /spool"));
     }
 }

@@ -183,7 +183,14 @@ async fn run_once(
     cancel: &CancellationToken,
 ) -> Result<(), WorkerError> {
     let started = match retrying("start", cancel, Duration::ZERO, async || {
-        start::start(settings).await
+        let started = start::start(settings).await;
+        if let Err(WorkerError::Spool(e)) = &started
+            && e.is_space()
+        {
+            // This one may take long, and needs a person.
+            replay::store_error(settings, &chain(e)).await;
+        }
+        started
     })
     .await
     {

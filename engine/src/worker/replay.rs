@@ -6,7 +6,7 @@ use std::time::Duration;
 use skytide_sql::api::{londiste, pgq_node};
 use skytide_sql::conn::{Session, connect};
 use skytide_sql::ident::quote_literal;
-use skytide_sql::{Snapshot, TableName, TickId, Xid};
+use skytide_sql::{QueueName, Snapshot, TableName, TickId, Xid};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_postgres::{Client, Notification};
@@ -530,4 +530,37 @@ pub async fn store_error(settings: &WorkerSettings, text: &str) {
         Ok::<_, WorkerError>(())
     };
     let _ = tokio::time::timeout(Duration::from_secs(5), store).await;
+}
+
+/// Takes back what `store_error` left, if that is still what is there.
+pub async fn forget_error(settings: &WorkerSettings, text: &str) {
+    let forget = async {
+        let client = connect(&settings.db, &settings.job_name).await?;
+        let state = pgq_node::get_worker_state(&*client, &settings.queue).await?;
+        if state.cur_error.as_deref() == Some(text) {
+            let clear = format!(
+                "select pgq_node.set_consumer_error({}, {}, null)",
+                quote_literal(settings.queue.as_str()),
+                quote_literal(&state.worker_name)
+            );
+            client.batch_execute(&clear).await?;
+        }
+        Ok::<_, WorkerError>(())
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), forget).await;
+}
+
+/// Whether a worker holds the lock of the queue's node in this database, wherever it runs.
+pub async fn worker_runs(subscriber: &Client, queue: &QueueName) -> Result<bool, tokio_postgres::Error> {
+    let row = subscriber
+        .query_one(
+            "select exists (select from pg_catalog.pg_locks \
+                where locktype = 'advisory' and granted and objsubid = 1 \
+                  and database = (select oid from pg_catalog.pg_database where datname = current_database()) \
+                  and (classid::int8 << 32) | objid::int8 \
+                      = pg_catalog.hashtextextended('skytide.worker.' || $1, 0))",
+            &[&queue.as_str()],
+        )
+        .await?;
+    Ok(row.get(0))
 }

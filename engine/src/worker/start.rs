@@ -186,7 +186,10 @@ async fn open_spool(
                     "the spool in {} is empty, but tables depend on it",
                     settings.spool.dir.display()
                 ),
-                resync,
+                format!(
+                    "if spool_dir is wrong, or its disk is not mounted, mend that and start the worker again; \
+                     only if the spool is lost, {resync}"
+                ),
             ));
         }
         Some(_) if !spool_is_empty && behind && !copied => {
