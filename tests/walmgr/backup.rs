@@ -14,6 +14,7 @@ mod damage;
 mod incremental;
 #[cfg(feature = "failpoints")]
 mod kills;
+mod places;
 mod recovery;
 mod timelines;
 

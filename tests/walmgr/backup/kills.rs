@@ -33,7 +33,12 @@ async fn a_restore_killed_at_any_step_starts_no_server_and_is_gone_on_with() {
     backup(&stage);
     flush(&stage).await;
     let data = stage.directory("restored").join("data");
-    for step in ["restore::prepared", "restore::written", "restore::synced"] {
+    for step in [
+        "restore::marked",
+        "restore::prepared",
+        "restore::written",
+        "restore::synced",
+    ] {
         let words = ["restore", "latest", data.to_str().unwrap(), "--delta"];
         stage.killed_at(step, &words).await;
         assert!(!data.join("global/pg_control").exists(), "{step}");

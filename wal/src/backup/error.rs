@@ -91,6 +91,11 @@ pub enum BackupError {
     Target { target: String, what: String },
     #[error("{} {what}", path.display())]
     TargetDir { path: PathBuf, what: String },
+    #[error(
+        "{} is a tablespace's place and in use, and {} does not lead to it: it may be a living server's",
+        path.display(), data.display()
+    )]
+    TablespaceTaken { path: PathBuf, data: PathBuf },
     #[error("backup {label} vanished from the stores while it was written")]
     Vanished { label: Label },
     #[error("WAL at {lsn} cannot be read: {what}")]

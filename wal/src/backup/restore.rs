@@ -2,13 +2,15 @@
 //!
 //! The order of what happens:
 //! 1. the directories are looked at: an empty one, or one of this cluster whose server is down;
-//! 2. a marker is put there and `pg_control` removed: from now on no server starts on it, until step 6;
+//! 2. a marker is put there and into each tablespace's place, and `pg_control` removed: from now on no server starts on
+//!    it, until step 6;
 //! 3. what the backup does not have is removed; files that are the same stay;
 //! 4. the pieces are fetched, each one once, checked and written, several at a time;
 //! 5. everything is synced; recovery is set up;
-//! 6. `pg_control` gets its name, the marker goes.
+//! 6. the tablespaces' markers go, `pg_control` gets its name, the data directory's marker goes.
 
 mod dir;
+mod marker;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -127,7 +129,7 @@ fn prepare(
 ) -> Result<(Report, Vec<usize>), BackupError> {
     let contents = &chain.backup.contents;
     dirs.check(settings.delta)?;
-    dirs.begin(&chain.backup.summary)?;
+    dirs.begin()?;
     let mut report = Report {
         files: contents.files.len() as u64,
         bytes: chain.backup.summary.bytes,
@@ -452,9 +454,10 @@ fn complete(
     dirs.sync(&chain.backup.contents.dirs)?;
     fail::fail_point!("restore::synced");
 
+    dirs.unmark_places()?;
     let control = dirs.path(control::PATH);
     std::fs::rename(dirs.path(CONTROL_ASIDE), &control).to("rename a new file to", &control)?;
     durable::sync_parent(&control)?;
-    durable::remove(&dirs.path(MARKER))?;
+    dirs.unmark()?;
     Ok(())
 }

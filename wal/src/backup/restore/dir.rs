@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, test_kill_process};
 
+use super::marker::{self, Unfinished};
 use super::{MARKER, Settings};
 use crate::backup::BackupError;
 use crate::backup::manifest::{Backup, Summary};
 use crate::control::{self, ControlFile};
-use crate::durable::{self, Attach, FileError};
+use crate::durable::{self, ASIDE_PREFIX, Attach, FileError};
 
 /// The data directory, and where each tablespace's link leads.
 #[derive(Debug)]
@@ -35,14 +36,20 @@ impl TargetDirs {
                 return Err(refused(from, "is no tablespace of this backup"));
             }
         }
+        let data = absolute(&settings.data_dir)?;
+        // What is gone on with goes on where it was, though the mapping is not given again.
+        let unfinished = Unfinished::read(&data).filter(|_| settings.delta);
         for tablespace in &summary.tablespaces {
             let from = PathBuf::from(&tablespace.location);
-            let mapped = settings.tablespaces.iter().find(|(old, _)| *old == from);
-            let to = mapped.map_or(&from, |(_, to)| to);
+            let mut mapped = settings.tablespaces.iter();
+            let mapped = mapped.find(|(old, _)| *old == from).map(|(_, to)| to);
+            let mut before = unfinished.iter().flat_map(|unfinished| &unfinished.tablespaces);
+            let before = before.find(|(oid, _)| *oid == tablespace.oid);
+            let to = mapped.or(before.map(|(_, place)| place)).unwrap_or(&from);
             tablespaces.push((tablespace.oid, absolute(to)?));
         }
         Ok(TargetDirs {
-            data: absolute(&settings.data_dir)?,
+            data,
             tablespaces,
             system_id: summary.system_identifier,
         })
@@ -81,9 +88,31 @@ impl TargetDirs {
                 }
             } else if used && !delta {
                 return Err(refused(root, "is a tablespace's place and not empty"));
+            } else if used && !self.is_own(number - 1) {
+                return Err(BackupError::TablespaceTaken {
+                    path: root.to_path_buf(),
+                    data: self.data.clone(),
+                });
             }
         }
         Ok(())
+    }
+
+    /// A tablespace's place in use may be a living server's: it is only taken if the data directory's own link leads
+    /// there, or if an earlier restore into this data directory began there.
+    fn is_own(&self, number: usize) -> bool {
+        let Some((oid, place)) = self.tablespaces.get(number) else {
+            return false;
+        };
+        let real = |path: &Path| std::fs::canonicalize(path).ok();
+        let link = self.data.join(format!("pg_tblspc/{oid}"));
+        if link.is_symlink() && real(&link).is_some_and(|link| Some(link) == real(place)) {
+            return true;
+        }
+        let begun = Unfinished::read(&self.data).is_some_and(|begun| {
+            begun.system_id == self.system_id && begun.tablespaces.contains(&(*oid, place.clone()))
+        });
+        begun && marker::is_marked(place, &self.data)
     }
 
     /// A directory in use is only taken if it is this cluster's, and its server is down.
@@ -97,9 +126,7 @@ impl TargetDirs {
                 Err(error) => return Err(refused(root, &format!("has an unreadable pg_control: {error}"))),
             },
             // A restore that did not come to its end.
-            Err(_) => std::fs::read_to_string(root.join(MARKER))
-                .ok()
-                .and_then(|text| text.trim().parse().ok()),
+            Err(_) => Unfinished::read(root).map(|unfinished| unfinished.system_id),
         };
         match own {
             None => Err(refused(root, "is not empty and no data directory")),
@@ -113,16 +140,21 @@ impl TargetDirs {
     }
 
     /// Step 2.
-    pub fn begin(&self, summary: &Summary) -> Result<(), FileError> {
+    pub fn begin(&self) -> Result<(), FileError> {
         for root in self.roots() {
             durable::create_dirs(root)?;
             std::fs::set_permissions(root, Permissions::from_mode(0o700))
                 .to("set the permissions of", root)?;
         }
-        durable::replace(
-            &self.data.join(MARKER),
-            format!("{}\n", summary.system_identifier).as_bytes(),
-        )?;
+        let unfinished = Unfinished {
+            system_id: self.system_id,
+            tablespaces: self.tablespaces.clone(),
+        };
+        unfinished.write(&self.data)?;
+        for (_, place) in &self.tablespaces {
+            marker::mark_place(place, &self.data)?;
+        }
+        fail::fail_point!("restore::marked");
         let global = self.data.join("global");
         match global.is_dir() {
             true => durable::remove(&self.data.join(control::PATH)),
@@ -185,6 +217,18 @@ impl TargetDirs {
         Ok(())
     }
 
+    /// Before `pg_control` comes back: from now on the links, which are durable, say whose the places are. A marker left
+    /// behind would say it of a place that may be another server's by then.
+    pub fn unmark_places(&self) -> Result<(), FileError> {
+        let mut places = self.tablespaces.iter();
+        places.try_for_each(|(_, place)| durable::remove(&place.join(MARKER)))
+    }
+
+    /// The end.
+    pub fn unmark(&self) -> Result<(), FileError> {
+        durable::remove(&self.data.join(MARKER))
+    }
+
     /// Makes the entries of all directories durable.
     pub fn sync(&self, dirs: &[String]) -> Result<(), FileError> {
         let own = ["pg_tblspc", "pg_wal", "global"].map(|dir| self.data.join(dir));
@@ -204,13 +248,18 @@ fn refused(path: &Path, what: &str) -> BackupError {
     }
 }
 
-/// Something is in it. A file system's `lost+found` is not.
+/// Something is in it. A file system's `lost+found` is not, nor a marker whose writer died.
 fn is_used(dir: &Path) -> Result<bool, FileError> {
     match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         entries => {
             let mut entries = entries.to("list", dir)?;
-            Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != "lost+found")))
+            Ok(entries.any(|entry| {
+                entry.is_ok_and(|entry| {
+                    let name = entry.file_name();
+                    name != "lost+found" && !name.as_encoded_bytes().starts_with(ASIDE_PREFIX.as_bytes())
+                })
+            }))
         }
     }
 }
@@ -297,7 +346,7 @@ mod tests {
             assert!(error.contains("not empty and no data directory"), "{error}");
         }
         // A restore that was broken off is gone on with.
-        dirs.begin(&backup.summary).unwrap();
+        dirs.begin().unwrap();
         dirs.check(true).unwrap();
         assert!(dirs.check(false).is_err());
         std::fs::write(data.join(MARKER), "7\n").unwrap();
@@ -315,13 +364,64 @@ mod tests {
         assert!(TargetDirs::new(&backup.summary, &inside).is_err());
     }
 
+    /// Prevents: a restore beside a living server that clears the server's tablespace.
+    #[test]
+    fn a_tablespaces_place_is_taken_only_if_it_is_ours() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (data, place) = (tmp.path().join("data"), tmp.path().join("ts"));
+        let backup = crate::backup::manifest::tests::sample();
+        let of = || TargetDirs::new(&backup.summary, &settings(&data)).unwrap();
+        let gone_on = |mapped: &[(&str, &Path)]| {
+            let tablespaces = mapped
+                .iter()
+                .map(|(old, new)| (PathBuf::from(old), new.to_path_buf()));
+            let settings = Settings {
+                delta: true,
+                tablespaces: tablespaces.collect(),
+                ..settings(&data)
+            };
+            TargetDirs::new(&backup.summary, &settings).unwrap()
+        };
+        std::fs::create_dir_all(place.join("PG_15_1/5")).unwrap();
+        let taken = |dirs: &TargetDirs| matches!(dirs.check(true), Err(BackupError::TablespaceTaken { .. }));
+        assert!(taken(&of()), "no data directory");
+
+        // A restore that was broken off: it goes on, and without its mapping to the same place.
+        std::fs::remove_dir_all(&place).unwrap();
+        of().begin().unwrap();
+        std::fs::create_dir_all(place.join("PG_15_1/5")).unwrap();
+        of().check(true).unwrap();
+        let dirs = gone_on(&[]);
+        assert_eq!(dirs.tablespaces, [(16_385, place.clone())]);
+        dirs.check(true).unwrap();
+        let other = tmp.path().join("other");
+        std::fs::create_dir_all(other.join("PG_15_1/5")).unwrap();
+        assert!(taken(&gone_on(&[("/srv/ts", &other)])));
+        // The marker of another data directory's restore.
+        marker::mark_place(&place, &tmp.path().join("elsewhere")).unwrap();
+        assert!(taken(&of()));
+        // One that was forgotten, of a restore whose data directory is no more.
+        marker::mark_place(&place, &data).unwrap();
+        of().check(true).unwrap();
+        std::fs::remove_dir_all(&data).unwrap();
+        assert!(taken(&of()));
+
+        // A data directory whose link leads there.
+        of().begin().unwrap();
+        of().make(&backup.contents.dirs).unwrap();
+        of().unmark_places().unwrap();
+        of().check(true).unwrap();
+        std::fs::remove_file(data.join("pg_tblspc/16385")).unwrap();
+        assert!(taken(&of()));
+    }
+
     #[test]
     fn what_the_backup_does_not_have_goes() {
         let tmp = tempfile::tempdir().unwrap();
         let data = tmp.path().join("data");
         let backup = crate::backup::manifest::tests::sample();
         let dirs = TargetDirs::new(&backup.summary, &settings(&data)).unwrap();
-        dirs.begin(&backup.summary).unwrap();
+        dirs.begin().unwrap();
         dirs.make(&backup.contents.dirs).unwrap();
         for (path, stays) in [("PG_VERSION", true), ("base/1", false), ("pg_wal/0001", false)] {
             std::fs::write(data.join(path), "x").unwrap();

@@ -102,6 +102,10 @@ impl Advice for BackupError {
                  a new one now."
                     .into(),
             ),
+            BackupError::TablespaceTaken { path, .. } => Some(format!(
+                "Put the tablespace elsewhere: --tablespace OLD=NEW. If nothing needs what is in {}, remove it first.",
+                path.display()
+            )),
             BackupError::TargetDir { what, .. } if what == "is not empty" => {
                 Some("--delta uses what is there already; or name another directory.".into())
             }
