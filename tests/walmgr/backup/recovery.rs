@@ -73,6 +73,58 @@ async fn recovery_ends_where_it_was_asked_to() {
     said.with(1, &["no backup was finished before"]);
 }
 
+/// Prevents: a target between a transaction's last row and its commit, from which recovery comes with the commit.
+#[tokio::test]
+async fn a_position_before_a_commit_leaves_it_out() {
+    let stage = stage(Options::default()).await;
+    backup(&stage);
+    let client = stage.client().await;
+    let text = async |sql: &str| -> String { client.query_one(sql, &[]).await.unwrap().get(0) };
+    client.batch_execute("create table mark (n int)").await.unwrap();
+    let before = text("insert into mark values (1) returning pg_current_xact_id()::text").await;
+    client
+        .batch_execute("begin; insert into mark values (2)")
+        .await
+        .unwrap();
+    let lsn = text("select pg_current_wal_insert_lsn()::text").await;
+    client.batch_execute("commit").await.unwrap();
+    flush(&stage).await;
+    let said = restore(&stage, "latest", "restored", &["--lsn", &lsn, "--json"]).with(0, &[]);
+    assert_eq!(said.json()["last_commit_xid"].to_string(), before, "{said:?}");
+    let restored = stage.recovered("restored").await;
+    assert_eq!(count(&restored.0, "select sum(n) from mark").await, 1);
+}
+
+/// Prevents: a target at the end of the WAL, for which everything is copied and which the server then does not find.
+#[tokio::test]
+async fn the_end_of_the_wal_is_a_position() {
+    let stage = stage(Options::default()).await;
+    backup(&stage);
+    let client = stage.client().await;
+    let text = async |sql: &str| -> String { client.query_one(sql, &[]).await.unwrap().get(0) };
+    client
+        .batch_execute("create table mark (n int); insert into mark values (1)")
+        .await
+        .unwrap();
+    let last = text("select pg_walfile_name(pg_current_wal_insert_lsn())").await;
+    let switched = text("select pg_switch_wal()::text").await;
+    let next = text("select pg_current_wal_insert_lsn()::text").await;
+    stage.archived(&last).await;
+    for (name, lsn) in [("switched", &switched), ("next", &next)] {
+        restore(&stage, "latest", name, &["--lsn", lsn]).with(0, &[]);
+    }
+    // What comes into the store until the server starts is behind the target.
+    client.batch_execute("insert into mark values (2)").await.unwrap();
+    flush(&stage).await;
+    for name in ["switched", "next"] {
+        let restored = stage.recovered(name).await;
+        assert_eq!(count(&restored.0, "select sum(n) from mark").await, 1, "{name}");
+    }
+    restore(&stage, "latest", "again", &["--lsn", &switched]).with(0, &[]);
+    let restored = stage.recovered("again").await;
+    assert_eq!(count(&restored.0, "select sum(n) from mark").await, 1);
+}
+
 #[tokio::test]
 async fn the_plan_names_gaps_before_anything_is_copied() {
     let stage = stage(Options::default()).await;

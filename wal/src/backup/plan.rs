@@ -7,7 +7,7 @@ use skytide_sql::Lsn;
 
 use super::recovery::StopAt;
 use super::stores::{Stores, list};
-use super::wal::{Inventory, Path};
+use super::wal::{Inventory, Path, next_record};
 use super::{BackupError, Label, Summary};
 use crate::commit::Outcome;
 use crate::decode::{Decoder, Expected, Record, Timelines};
@@ -216,6 +216,8 @@ pub struct Scan {
 
 /// How far a scan came.
 pub struct Scanned {
+    /// The last whole record's beginning.
+    pub last_lsn: Option<Lsn>,
     /// Behind the last whole record.
     pub end_lsn: Option<Lsn>,
     pub stopped: bool,
@@ -229,6 +231,7 @@ impl Scan {
         mut see: impl FnMut(&Record<'_>) -> ControlFlow<()>,
     ) -> Result<Scanned, BackupError> {
         let mut scanned = Scanned {
+            last_lsn: None,
             end_lsn: None,
             stopped: false,
         };
@@ -253,6 +256,7 @@ impl Scan {
             loop {
                 match feed.next_record() {
                     Ok(Some(record)) => {
+                        scanned.last_lsn = Some(record.lsn);
                         scanned.end_lsn = Some(record.end_lsn);
                         if see(&record).is_break() {
                             scanned.stopped = true;
@@ -307,7 +311,8 @@ impl Scan {
             .records(&plan.wal.segments, |record| {
                 let commit = commit_of(record);
                 let is_there = match target {
-                    Target::Lsn(lsn) => record.end_lsn >= *lsn,
+                    // What begins before it is replayed, as far as it may go.
+                    Target::Lsn(lsn) => record.lsn >= *lsn,
                     Target::Time(at) => commit.is_some_and(|commit| commit.time > *at),
                     Target::Xid(xid) | Target::BeforeXid(xid) => {
                         commit.is_some_and(|commit| commit.xid == *xid)
@@ -315,7 +320,7 @@ impl Scan {
                     Target::Name(name) => restore_point(record) == Some(name.as_bytes()),
                     Target::Latest | Target::Immediate => false,
                 };
-                let after = matches!(target, Target::Time(_) | Target::BeforeXid(_));
+                let after = matches!(target, Target::Lsn(_) | Target::Time(_) | Target::BeforeXid(_));
                 if is_there && after {
                     found = Some((record.lsn, record.lsn));
                     return ControlFlow::Break(());
@@ -330,6 +335,20 @@ impl Scan {
                 }
             })
             .await?;
+        if let (Target::Lsn(lsn), None, Some(last_lsn), Some(end)) =
+            (target, found, scanned.last_lsn, scanned.end_lsn)
+            && *lsn <= next_record(end, self.size)
+        {
+            // The server would give up at a target behind which it finds no record. It stops behind the last one that is
+            // there now, whatever comes into the stores until then.
+            plan.end_lsn = Some(end);
+            plan.last_commit = last;
+            plan.stop_at = StopAt::Lsn {
+                lsn: last_lsn,
+                inclusive: true,
+            };
+            return Ok(());
+        }
         let Some((lsn, end_lsn)) = found else {
             let end = scanned.end_lsn.unwrap_or(plan.backup.start_lsn);
             let mut what = format!(
@@ -357,9 +376,10 @@ impl Scan {
         plan.end_lsn = Some(end_lsn);
         plan.last_commit = last;
         plan.stop_at = match target {
+            // With "inclusive" the server would replay the first record behind it, too: a commit, say.
             Target::Lsn(lsn) => StopAt::Lsn {
                 lsn: *lsn,
-                inclusive: true,
+                inclusive: false,
             },
             Target::Time(at) => StopAt::Time(show(*at)),
             Target::Name(name) => StopAt::Name(name.clone()),

@@ -7,6 +7,7 @@ use skytide_sql::Lsn;
 
 use super::stores::Stores;
 use super::{BackupError, Progress};
+use crate::format::page::{LONG_HEADER, PageSize, SHORT_HEADER};
 use crate::store::{Store, StoreError, layout, partial};
 use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
 
@@ -42,6 +43,16 @@ async fn has(
     }
     let partial = partial::read(store, segment, size).await?;
     Ok(partial.is_some_and(|partial| partial.boundary.lsn >= stop))
+}
+
+/// Where the next record can begin at the earliest: behind a page's header, if a page begins there.
+pub(super) fn next_record(end: Lsn, size: SegmentSize) -> Lsn {
+    let header = match (size.offset_of(end), PageSize::DEFAULT.offset_of(end)) {
+        (0, _) => LONG_HEADER,
+        (_, 0) => SHORT_HEADER,
+        _ => 0,
+    };
+    Lsn::new(end.as_u64() + header as u64)
 }
 
 /// Waits until each segment is in some store. The archiver needs a moment, and longer if it is behind.

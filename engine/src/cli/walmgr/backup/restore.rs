@@ -76,7 +76,7 @@ struct TargetArgs {
     /// Up to the last commit before this moment; without an offset in this host's time zone
     #[arg(long, value_name = "TIME")]
     time: Option<String>,
-    /// Up to this position
+    /// Up to this position: without what begins there or later
     #[arg(long, value_name = "LSN")]
     lsn: Option<Lsn>,
     /// Up to this restore point (pg_create_restore_point)
