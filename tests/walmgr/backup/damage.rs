@@ -70,6 +70,7 @@ async fn a_damaged_page_ends_the_backup_or_is_noted() {
     };
     let stage = stage(options).await;
     let client = stage.client().await;
+    client.batch_execute("create table other (n int)").await.unwrap();
     client.batch_execute("checkpoint").await.unwrap();
     let row = client
         .query_one("select pg_relation_filepath('t')", &[])
@@ -98,4 +99,14 @@ async fn a_damaged_page_ends_the_backup_or_is_noted() {
     let said = stage.walmgr(&["listbackups", "--json"]).with(0, &[]);
     let rows: serde_json::Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!(rows[0]["damaged_pages"], 1);
+
+    // An incremental takes the page from its parent, as damaged as it is there; it was accepted then.
+    client
+        .batch_execute("insert into other values (1)")
+        .await
+        .unwrap();
+    let child = backup_with(&stage, &["--incremental"]);
+    assert_eq!(child["damaged_pages"], 1, "{child}");
+    let grandchild = backup_with(&stage, &["--incremental"]);
+    assert_eq!(grandchild["damaged_pages"], 1, "{grandchild}");
 }

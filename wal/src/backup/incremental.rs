@@ -107,6 +107,8 @@ async fn segment(
 /// The parent, and what has changed since.
 pub(super) struct Base {
     files: HashMap<String, manifest::File>,
+    /// Blocks the parent has as they were, with a wrong checksum.
+    damaged: HashMap<String, Vec<u32>>,
     changes: Changes,
 }
 
@@ -119,7 +121,25 @@ impl Base {
             file.extents.iter_mut().for_each(|extent| extent.source += 1);
             files.insert(file.path.clone(), file);
         }
-        Base { files, changes }
+        let damaged = parent.contents.damaged.iter();
+        Base {
+            files,
+            damaged: damaged
+                .map(|file| (file.path.clone(), file.blocks.clone()))
+                .collect(),
+            changes,
+        }
+    }
+
+    /// The damaged blocks of a file that are taken from the parent: those not in `read`, and before block `end`.
+    pub fn damaged<'b>(
+        &'b self,
+        path: &str,
+        read: &'b BTreeSet<u32>,
+        end: u64,
+    ) -> impl Iterator<Item = u32> + 'b {
+        let blocks = self.damaged.get(path).into_iter().flatten().copied();
+        blocks.filter(move |block| !read.contains(block) && u64::from(*block) < end)
     }
 
     /// The parent's file and which blocks of ours to read, if not all.

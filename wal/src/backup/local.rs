@@ -12,8 +12,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use skytide_sql::Lsn;
@@ -118,6 +118,7 @@ pub async fn take(
             .as_ref()
             .zip(changes)
             .map(|(parent, changes)| Base::new(parent, changes)),
+        inherited: Mutex::default(),
         progress: progress.clone(),
     });
     let mut contents = copy(&copier, settings.jobs).await?;
@@ -139,6 +140,8 @@ pub async fn take(
     };
     let read_bytes = copier.read.load(Ordering::Relaxed);
     let copier = Arc::into_inner(copier).ok_or(BackupError::GivenUp)?;
+    let inherited = copier.inherited.into_inner();
+    let inherited = inherited.unwrap_or_else(PoisonError::into_inner);
     let (objects, stored_bytes) = copier.writer.finish().await?;
     contents.objects = objects;
     contents.dirs = tree.dirs;
@@ -152,6 +155,8 @@ pub async fn take(
             block: first.blocks.first().copied().unwrap_or(0),
         });
     }
+    // It was accepted when the parent was taken.
+    inherit(&mut contents.damaged, inherited);
     fail::fail_point!("backup::copied");
 
     let size = identity.segment_size;
@@ -317,7 +322,22 @@ struct Copier {
     read: AtomicU64,
     check_from: Option<u64>,
     base: Option<Base>,
+    /// Damaged blocks that come from the parent.
+    inherited: Mutex<Vec<manifest::DamagedFile>>,
     progress: Arc<Progress>,
+}
+
+/// Adds the parent's damaged blocks to those that were found now.
+fn inherit(damaged: &mut Vec<manifest::DamagedFile>, inherited: Vec<manifest::DamagedFile>) {
+    for file in inherited {
+        match damaged.iter_mut().find(|found| found.path == file.path) {
+            Some(found) => {
+                found.blocks.extend(file.blocks);
+                found.blocks.sort_unstable();
+            }
+            None => damaged.push(file),
+        }
+    }
 }
 
 async fn copy(copier: &Arc<Copier>, jobs: usize) -> Result<Contents, BackupError> {
@@ -441,6 +461,18 @@ impl Copier {
         extents_of(before, done, found.bytes - done, &mut extents);
         self.progress.add(found.bytes);
         let unchanged = blocks.is_empty() && before.bytes == found.bytes;
+        // What is not read anew is as damaged as it was.
+        if let Some(base) = &self.base {
+            let end = found.bytes.min(before.bytes) / page_bytes;
+            let blocks: Vec<u32> = base.damaged(&found.path, blocks, end).collect();
+            if !blocks.is_empty() {
+                let mut inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
+                inherited.push(manifest::DamagedFile {
+                    path: found.path.clone(),
+                    blocks,
+                });
+            }
+        }
         if !damaged.is_empty() {
             contents.damaged.push(manifest::DamagedFile {
                 path: found.path.clone(),
