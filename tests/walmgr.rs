@@ -3,6 +3,7 @@
 mod backup;
 pub mod copy;
 mod course;
+mod foreign;
 mod kills;
 pub mod load;
 mod manage;

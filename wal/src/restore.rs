@@ -99,6 +99,20 @@ impl Restorer {
         }
     }
 
+    /// Refuses a cluster whose WAL the stores do not hold. A store that cannot be asked says so when something is fetched.
+    ///
+    /// # Errors
+    /// [`IdentityError::Foreign`] with the store that is another cluster's.
+    pub async fn belongs_to(&self, system_id: u64) -> Result<(), RestoreError> {
+        for number in 0..self.stores.len() {
+            if let Ok(Some((store, found))) = self.identity(number).await {
+                let ours = Identity { system_id, ..found };
+                ours.expect(store.location(), found)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The file, whole or as much of it as there is; `None` if no store has anything of it.
     pub async fn fetch(&self, name: WalFileName) -> Result<Option<Served>, RestoreError> {
         if let Some(served) = self.fetch_whole(name).await? {

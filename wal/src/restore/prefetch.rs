@@ -83,6 +83,11 @@ impl Prefetch {
         self.lock().missing.clear();
     }
 
+    /// As [`Restorer::belongs_to`].
+    pub async fn belongs_to(&self, system_id: u64) -> Result<(), Arc<RestoreError>> {
+        self.0.restorer.belongs_to(system_id).await.map_err(Arc::new)
+    }
+
     pub async fn fetch(&self, name: WalFileName) -> Outcome {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
         let ahead = {

@@ -39,6 +39,7 @@ struct Service {
     ahead: Ahead,
     prefetch: Prefetch,
     restore_timeout: Duration,
+    data_dir: Option<PathBuf>,
     /// What those before this one were asked to restore, and had at hand.
     restored_before: (u64, u64),
     _level: Option<Level>,
@@ -60,6 +61,7 @@ impl Service {
                 settings.restore_miss_time,
             ),
             restore_timeout: settings.restore_timeout,
+            data_dir: settings.data_dir.clone(),
             restored_before: before.map(Service::restored).unwrap_or_default(),
             _level: Level::keep(store::open_all(settings)?, ahead.clone()),
             ahead,
@@ -325,7 +327,13 @@ async fn do_restore(
         Ok(name) => name,
         Err(error) => return Ok((restore::STOP, format!("ERROR: {error}"))),
     };
-    let fetch = async || service.prefetch.fetch(name).await;
+    let cluster = restore::cluster_of(&request.path, service.data_dir.as_deref());
+    let fetch = async || {
+        if let Some(cluster) = cluster {
+            service.prefetch.belongs_to(cluster).await?;
+        }
+        service.prefetch.fetch(name).await
+    };
     let fetched = shown(stream, restore::patiently(service.restore_timeout, fetch)).await?;
     // Whoever has given up gets no file: by now it would be in the way of another one.
     stream.write_all(&[wire::WORKING]).await?;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use skytide_wal::WalFileName;
+use skytide_wal::control;
 use skytide_wal::restore::{Origin, RestoreError, Restorer, Served, deliver, server_has_more};
+use skytide_wal::store::identity::IdentityError;
 use tracing::{info, warn};
 
 use super::client::{self, Reply};
@@ -22,8 +24,9 @@ use crate::config::settings::WalmgrSettings;
 
 pub const HELP: &str = "\
 Exit codes: 0 the file is there; 1 no store has it; 255 it is damaged or the stores cannot be asked, so recovery has \
-to stop. Where standby.signal is, stores that cannot be asked and a configuration \
-that cannot be read are exit code 1: the standby tries again.
+to stop. So it is with a store of another cluster than that of the data directory the file goes to. Where standby.signal \
+is, stores that cannot be asked, another cluster's stores and a configuration that cannot be read are exit code 1: the \
+standby tries again.
 
 Example:
   restore_command = 'skytide walmgr /etc/skytide/wal.ini restore-wal %f %p'";
@@ -99,7 +102,8 @@ async fn by_itself(
     let name: WalFileName = super::archive::parse_name(&args.name)?;
     let path = std::path::absolute(&args.path).context("find the target")?;
     let settings = load()?;
-    let restorer = restorer(&settings)?;
+    let cluster = cluster_of(&path, settings.data_dir.as_deref());
+    let restorer = Restorer::new(store::open_all(&settings)?, cluster);
     let fetch = || async {
         match restorer.fetch(name).await {
             Ok(found) => Ok(found.map(Arc::new)),
@@ -113,8 +117,19 @@ async fn by_itself(
     ))
 }
 
+/// For a daemon, which is asked for several clusters: [`cluster_of`] says which.
 pub fn restorer(settings: &WalmgrSettings) -> anyhow::Result<Restorer> {
     Ok(Restorer::new(store::open_all(settings)?, None))
+}
+
+/// The cluster that recovers: of the data directory whose `pg_wal` the file goes to, else of the configured one. `None` if
+/// neither can be read.
+pub fn cluster_of(target: &Path, configured: Option<&Path>) -> Option<u64> {
+    let recovers = target.parent().filter(|dir| dir.ends_with("pg_wal"));
+    let recovers = recovers.and_then(Path::parent);
+    let dirs = recovers.into_iter().chain(configured);
+    let mut controls = dirs.map(|dir| dir.join(control::PATH));
+    controls.find_map(|path| Some(store::read_control(&path).ok()?.system_id))
 }
 
 /// Tries again while a store cannot be reached.
@@ -133,8 +148,12 @@ pub async fn patiently<T, F: Future<Output = Result<T, Arc<RestoreError>>>>(
     }
 }
 
+/// The configuration names another cluster's store.
+fn is_foreign(error: &RestoreError) -> bool {
+    matches!(error, RestoreError::Identity(IdentityError::Foreign { .. }))
+}
+
 fn is_transient(error: &RestoreError) -> bool {
-    use skytide_wal::store::identity::IdentityError;
     match error {
         RestoreError::Store(error) | RestoreError::Identity(IdentityError::Store(error)) => {
             error.is_transient()
@@ -158,7 +177,7 @@ pub fn finish(
             };
         }
         Err(error) => {
-            let code = match is_transient(&error) {
+            let code = match is_transient(&error) || is_foreign(&error) {
                 true => trouble(target),
                 false => STOP,
             };

@@ -71,7 +71,7 @@ fn identity(settings: &WalmgrSettings) -> anyhow::Result<Option<Identity>> {
 }
 
 /// A running server writes the file in place: half of a write is read again.
-fn read_control(path: &Path) -> anyhow::Result<ControlFile> {
+pub fn read_control(path: &Path) -> anyhow::Result<ControlFile> {
     let mut attempts = 10;
     loop {
         match ControlFile::parse(&std::fs::read(path)?) {
