@@ -11,6 +11,7 @@ use skytide_fixtures::workload::{self, Load, LoadOptions, row_digest};
 use super::stage::{PATIENCE, Said, Stage, content};
 
 mod damage;
+mod gone;
 mod incremental;
 #[cfg(feature = "failpoints")]
 mod kills;

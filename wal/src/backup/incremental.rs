@@ -29,7 +29,7 @@ pub(super) async fn changes(
 ) -> Result<Changes, BackupError> {
     let summary = &parent.summary;
     let size = crate::SegmentSize::new(summary.segment_bytes).ok_or(BackupError::GivenUp)?;
-    let restorer = Restorer::new(stores.all().to_vec(), Some(summary.system_identifier));
+    let restorer = Restorer::new(stores.alive(), Some(summary.system_identifier));
     let history = history(&restorer, timeline).await?;
     let own = parent.timeline().ok_or(BackupError::GivenUp)?;
     let from_here = history

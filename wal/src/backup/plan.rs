@@ -142,7 +142,7 @@ async fn of_backup(
         WhichTimeline::Current => own,
         WhichTimeline::Number(number) => number,
     };
-    let restorer = Restorer::new(stores.all().to_vec(), Some(backup.system_identifier));
+    let restorer = Restorer::new(stores.alive(), Some(backup.system_identifier));
     let history = history(&restorer, timeline).await?;
     if history.owner(Lsn::new(backup.stop_lsn.as_u64().saturating_sub(1))) != own {
         return Err(BackupError::WalGap {

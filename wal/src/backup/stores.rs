@@ -7,11 +7,11 @@ use bytes::Bytes;
 use super::manifest::{self, MAX_SUMMARY, Object};
 use super::{Backup, BackupError, Label, Summary};
 use crate::TimelineId;
-use crate::store::identity::Identity;
-use crate::store::{Content, Listed, ObjectName, Prefix, Put, Store, StoreError};
+use crate::store::identity::{Identity, IdentityError};
+use crate::store::{Content, Listed, ObjectName, Prefix, Put, Store, StoreError, layout};
 use crate::succession::successor_of;
 
-/// Where a backup goes. A store that fails is left out from then on.
+/// Where a backup goes, and where it comes from. A store that fails is left out from then on.
 #[derive(Debug)]
 pub struct Stores {
     stores: Vec<Arc<dyn Store>>,
@@ -29,12 +29,58 @@ impl Stores {
         }
     }
 
-    pub fn all(&self) -> &[Arc<dyn Store>] {
-        &self.stores
+    /// Asks every store, and leaves out those that do not answer. What is read from the others then is what *they* have:
+    /// whoever concludes from it that something is nowhere has to say whom he could not ask.
+    ///
+    /// # Errors
+    /// If no store answers.
+    pub async fn leave_out_silent(&self) -> Result<(), BackupError> {
+        let identity = layout::identity();
+        let asked = self.stores.iter().map(|store| store.head(&identity));
+        for (store, answer) in self
+            .stores
+            .iter()
+            .zip(futures_util::future::join_all(asked).await)
+        {
+            if let Err(error) = answer {
+                self.lose(store, error);
+            }
+        }
+        self.anybody()
     }
 
-    /// Those that have taken everything so far.
-    pub(crate) fn alive(&self) -> Vec<Arc<dyn Store>> {
+    /// What each store answers. One that does not is left out.
+    pub(crate) async fn each<T>(
+        &self,
+        ask: impl AsyncFn(&dyn Store) -> Result<T, StoreError>,
+    ) -> Result<Vec<(Arc<dyn Store>, T)>, BackupError> {
+        let mut answers = Vec::new();
+        for store in self.alive() {
+            match ask(&*store).await {
+                Ok(answer) => answers.push((store, answer)),
+                Err(error) => self.lose(&store, error),
+            }
+        }
+        self.anybody()?;
+        Ok(answers)
+    }
+
+    /// An error if no store is left.
+    fn anybody(&self) -> Result<(), BackupError> {
+        match self.alive().is_empty() {
+            false => Ok(()),
+            true => Err(self.first_trouble().map_or(BackupError::GivenUp, Into::into)),
+        }
+    }
+
+    /// What happened to a store that was left out; it is told once.
+    fn first_trouble(&self) -> Option<StoreError> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.iter_mut().find_map(Option::take)
+    }
+
+    /// Those that were not left out.
+    pub fn alive(&self) -> Vec<Arc<dyn Store>> {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         let pairs = self.stores.iter().zip(lost.iter());
         pairs
@@ -44,25 +90,40 @@ impl Stores {
     }
 
     /// Stores that were left out, and why.
-    pub fn left_out(&self) -> Vec<String> {
+    pub fn left_out(&self) -> Vec<(String, String)> {
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        lost.iter().flatten().map(ToString::to_string).collect()
+        let pairs = self.stores.iter().zip(lost.iter());
+        pairs
+            .filter_map(|(store, lost)| Some((store.location().to_owned(), causes(lost.as_ref()?))))
+            .collect()
     }
 
-    /// Makes the stores the cluster's, or refuses: another cluster, or a server whose timeline was left.
+    /// Makes the stores the cluster's, or refuses: another cluster, or a server whose timeline was left. A store that cannot
+    /// be asked is left out, if there are enough others.
     pub(crate) async fn claim(&self, identity: Identity, timeline: TimelineId) -> Result<(), BackupError> {
-        for store in &self.stores {
-            identity.claim(&**store).await?;
-            if let Some(successor) = successor_of(&**store, timeline).await? {
-                return Err(BackupError::Replaced {
-                    location: store.location().to_owned(),
-                    own: timeline,
-                    timeline: successor.timeline,
-                    lsn: successor.lsn,
-                });
+        for store in self.alive() {
+            match identity.claim(&*store).await {
+                Ok(()) => {}
+                Err(IdentityError::Store(error)) => {
+                    self.lose(&store, error);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            match successor_of(&*store, timeline).await {
+                Ok(None) => {}
+                Ok(Some(successor)) => {
+                    return Err(BackupError::Replaced {
+                        location: store.location().to_owned(),
+                        own: timeline,
+                        timeline: successor.timeline,
+                        lsn: successor.lsn,
+                    });
+                }
+                Err(error) => self.lose(&store, error),
             }
         }
-        Ok(())
+        self.enough(self.alive().len())
     }
 
     /// Puts a new object into every store that is left.
@@ -83,12 +144,15 @@ impl Stores {
                 Err(error) => self.lose(store, error),
             }
         }
+        self.enough(have)
+    }
+
+    fn enough(&self, have: usize) -> Result<(), BackupError> {
         if have >= self.needed {
             return Ok(());
         }
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         let needed = self.needed;
-        match lost.iter_mut().find_map(Option::take) {
+        match self.first_trouble() {
             Some(source) if needed == 1 => Err(source.into()),
             Some(source) => Err(BackupError::TooFew { have, needed, source }),
             None => Err(BackupError::GivenUp),
@@ -99,7 +163,7 @@ impl Stores {
         tracing::warn!(
             store = store.location(),
             error = &error as &dyn std::error::Error,
-            "left out of the backup"
+            "left out"
         );
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         let place = self.stores.iter().position(|other| Arc::ptr_eq(other, store));
@@ -116,7 +180,7 @@ impl Stores {
         check: impl Fn(&Bytes) -> Result<T, String>,
     ) -> Result<Option<T>, BackupError> {
         let mut trouble: Option<BackupError> = None;
-        for store in &self.stores {
+        for store in &self.alive() {
             let fetched = match &range {
                 Some(range) => store.get_range(name, range.clone()).await,
                 None => store.get(name).await,
@@ -145,6 +209,17 @@ impl Stores {
     }
 }
 
+/// An error with what caused it.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
 fn everything() -> Prefix {
     Prefix::new("backup/").expect("a word")
 }
@@ -157,8 +232,8 @@ fn is_manifest(listed: &Listed) -> Option<Label> {
 /// The backups of the stores, oldest first. One whose manifest cannot be read is an error in its place.
 pub async fn list(stores: &Stores) -> Result<Vec<Result<Summary, BackupError>>, BackupError> {
     let mut labels = std::collections::BTreeMap::new();
-    for store in stores.all() {
-        for listed in store.list(&everything()).await? {
+    for (_, listed) in stores.each(async |store| store.list(&everything()).await).await? {
+        for listed in listed {
             if let Some(label) = is_manifest(&listed) {
                 let longest = labels.entry(label).or_insert(0);
                 *longest = listed.bytes.max(*longest);

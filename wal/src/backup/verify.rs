@@ -48,13 +48,13 @@ pub async fn verify(
 ) -> Result<Report, BackupError> {
     let mut report = Report::default();
     let mut pace = Pace::new(settings.max_rate);
-    for store in stores.all() {
+    for store in stores.alive() {
         let alone = Stores::new(vec![store.clone()], 1);
         for summary in list(&alone).await? {
             let label = match summary {
                 Ok(summary) => summary.label,
                 Err(error) => {
-                    report.problems.push(problem(&**store, "manifest", &error));
+                    report.problems.push(problem(&*store, "manifest", &error));
                     continue;
                 }
             };
@@ -95,7 +95,7 @@ async fn one(
     progress: &Progress,
     report: &mut Report,
 ) -> Result<(), BackupError> {
-    let Some(store) = alone.all().first().cloned() else {
+    let Some(store) = alone.alive().first().cloned() else {
         return Ok(());
     };
     let name = label.manifest();

@@ -8,7 +8,7 @@ use skytide_sql::Lsn;
 use super::stores::Stores;
 use super::{BackupError, Progress};
 use crate::format::page::{LONG_HEADER, PageSize, SHORT_HEADER};
-use crate::store::{Store, StoreError, layout, partial};
+use crate::store::{Prefix, Store, StoreError, layout, partial};
 use crate::{HistoryFile, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
 
 /// How often the stores are asked for WAL that is still to come.
@@ -27,7 +27,7 @@ pub fn segments(
 }
 
 /// Whether a store has the segment, or as much of it as is written up to `stop`.
-async fn has(
+pub(super) async fn has(
     store: &dyn Store,
     segment: SegmentName,
     stop: Lsn,
@@ -70,13 +70,20 @@ pub(crate) async fn wait_for(
     for segment in wanted {
         loop {
             let mut found = false;
-            for store in stores.all() {
-                found |= has(&**store, segment, range.end, size).await?;
+            let mut trouble = None;
+            for store in stores.alive() {
+                match has(&*store, segment, range.end, size).await {
+                    Ok(has) => found |= has,
+                    Err(error) => drop(trouble.get_or_insert(error)),
+                }
             }
             if found {
                 break;
             }
             if Instant::now() >= deadline {
+                if let Some(error) = trouble {
+                    return Err(error.into());
+                }
                 return Err(BackupError::WalTimeout {
                     segment: segment.to_string(),
                     seconds: timeout.as_secs(),
@@ -112,20 +119,23 @@ pub struct Path {
 impl Inventory {
     pub async fn of(stores: &Stores) -> Result<Inventory, BackupError> {
         let mut inventory = Inventory::default();
-        for store in stores.all() {
-            for listed in store.list(&layout::wal_files()).await? {
+        let answers = stores
+            .each(async |store| {
+                let mut files = store.list(&layout::wal_files()).await?;
+                files.extend(store.list(&layout::histories()).await?);
+                Ok((files, store.partials(&Prefix::default()).await?))
+            })
+            .await?;
+        for (_, (files, partials)) in answers {
+            for listed in files {
                 match layout::wal_file_of(&listed.name) {
                     Some(WalFileName::Segment(segment)) => drop(inventory.segments.insert(segment)),
                     Some(WalFileName::Partial(segment)) => drop(inventory.partials.insert(segment)),
+                    Some(WalFileName::History(timeline)) => drop(inventory.histories.insert(timeline)),
                     _ => {}
                 }
             }
-            for listed in store.list(&layout::histories()).await? {
-                if let Some(WalFileName::History(timeline)) = layout::wal_file_of(&listed.name) {
-                    inventory.histories.insert(timeline);
-                }
-            }
-            for listed in store.partials(&crate::store::Prefix::default()).await? {
+            for listed in partials {
                 inventory.partials.extend(layout::segment_of(&listed.name));
             }
         }

@@ -7,6 +7,7 @@
 mod dir;
 mod error;
 pub mod identity;
+mod late;
 pub mod layout;
 mod name;
 pub mod partial;
@@ -24,6 +25,7 @@ use futures_util::future::BoxFuture;
 
 pub use dir::DirStore;
 pub use error::StoreError;
+pub use late::LateStore;
 pub use name::{NameError, ObjectName, PartialName, Prefix};
 pub use peer::PeerStore;
 pub use s3::S3Store;

@@ -11,15 +11,26 @@ use skytide_wal::WalFileName;
 use skytide_wal::control::{self, ControlError, ControlFile};
 use skytide_wal::store::identity::{Identity, IdentityError};
 use skytide_wal::store::s3::Conditions;
-use skytide_wal::store::{DirStore, PeerStore, S3Store, Store, StoreError, layout};
-use tracing::info;
+use skytide_wal::store::{DirStore, LateStore, PeerStore, S3Store, Store, StoreError, layout};
+use tracing::{info, warn};
 
 use crate::cli::failure::{Advice, Failure};
 use crate::cli::{Context, Outcome};
 use crate::config::settings::{Role, StoreAt, WalmgrSettings};
 
+/// All of them. A directory that is not there now is a store that cannot be reached: the others work without it, and a
+/// process that lives long has it as soon as it is there.
 pub fn open_all(settings: &WalmgrSettings) -> anyhow::Result<Vec<Arc<dyn Store>>> {
-    settings.stores.iter().map(|at| open(at, settings)).collect()
+    let open = |at: &StoreAt| match at {
+        StoreAt::Dir(path) => {
+            let dir = path.clone();
+            Ok(LateStore::open(path.display().to_string(), move || {
+                Ok(Arc::new(DirStore::open(&dir)?))
+            }))
+        }
+        StoreAt::Peer { .. } | StoreAt::S3(_) => open(at, settings),
+    };
+    settings.stores.iter().map(open).collect()
 }
 
 fn open(at: &StoreAt, settings: &WalmgrSettings) -> anyhow::Result<Arc<dyn Store>> {
@@ -40,7 +51,13 @@ fn open(at: &StoreAt, settings: &WalmgrSettings) -> anyhow::Result<Arc<dyn Store
 pub fn sweep(settings: &WalmgrSettings) -> anyhow::Result<()> {
     for at in &settings.stores {
         if let StoreAt::Dir(path) = at {
-            let swept = DirStore::open(path)?.sweep(SystemTime::now())?;
+            let swept = match DirStore::open(path) {
+                Ok(store) => store.sweep(SystemTime::now())?,
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "a store is not there");
+                    continue;
+                }
+            };
             if swept > 0 {
                 info!(store = %path.display(), files = swept, "removed what was never finished");
             }
@@ -106,6 +123,7 @@ pub fn hint(error: &StoreError) -> Option<String> {
             "Mount it if it is on a file system of its own; if the store is new: skytide walmgr CONF create-store"
                 .into(),
         ),
+        StoreError::Unreachable { source, .. } => hint(source.downcast_ref()?),
         _ => None,
     }
 }
@@ -152,12 +170,37 @@ struct Row {
     /// Segments that are not there between the first and the last.
     missing: u64,
     bytes: u64,
+    /// Why nothing is known of the store.
+    error: Option<String>,
+}
+
+impl Row {
+    fn empty(store: &dyn Store, identity: Option<Identity>) -> Row {
+        Row {
+            store: store.location().to_owned(),
+            system_identifier: identity.map(|identity| identity.system_id),
+            segment_bytes: identity.map(|identity| identity.segment_size.bytes()),
+            timeline: None,
+            segments: 0,
+            first: None,
+            last: None,
+            missing: 0,
+            bytes: 0,
+            error: None,
+        }
+    }
 }
 
 pub async fn list(settings: &WalmgrSettings, context: &Context) -> anyhow::Result<Outcome> {
     let mut rows = Vec::new();
     for store in open_all(settings)? {
-        rows.extend(lines(&*store).await?);
+        match lines(&*store).await {
+            Ok(lines) => rows.extend(lines),
+            Err(error) => rows.push(Row {
+                error: Some(format!("{error:#}")),
+                ..Row::empty(&*store, None)
+            }),
+        }
     }
     let heads = [
         "Store", "Timeline", "Segments", "First", "Last", "Missing", "Bytes",
@@ -169,30 +212,29 @@ pub async fn list(settings: &WalmgrSettings, context: &Context) -> anyhow::Resul
             row.timeline
                 .map(|timeline| timeline.to_string())
                 .unwrap_or_default(),
-            row.segments.to_string(),
+            match row.error {
+                Some(_) => "unknown".to_owned(),
+                None => row.segments.to_string(),
+            },
             text(&row.first),
             text(&row.last),
             row.missing.to_string(),
             row.bytes.to_string(),
         ]
     })?;
-    Ok(Outcome::Done)
+    for error in rows.iter().filter_map(|row| row.error.as_ref()) {
+        context.output.warn(error);
+    }
+    match rows.iter().any(|row| row.error.is_some()) {
+        true => Ok(Outcome::Code(1)),
+        false => Ok(Outcome::Done),
+    }
 }
 
 /// One line a timeline; one for a store that has none.
 async fn lines(store: &dyn Store) -> anyhow::Result<Vec<Row>> {
     let identity = Identity::read(store).await?;
-    let empty = Row {
-        store: store.location().to_owned(),
-        system_identifier: identity.map(|identity| identity.system_id),
-        segment_bytes: identity.map(|identity| identity.segment_size.bytes()),
-        timeline: None,
-        segments: 0,
-        first: None,
-        last: None,
-        missing: 0,
-        bytes: 0,
-    };
+    let empty = Row::empty(store, identity);
     let Some(identity) = identity else {
         return Ok(vec![empty]);
     };

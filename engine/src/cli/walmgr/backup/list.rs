@@ -2,7 +2,7 @@
 
 use skytide_wal::backup::{Summary, list};
 
-use super::stores;
+use super::readable;
 use crate::causes;
 use crate::cli::{Context, Outcome};
 use crate::config::settings::WalmgrSettings;
@@ -17,7 +17,7 @@ Example:
 pub async fn run(settings: &WalmgrSettings, context: &Context) -> anyhow::Result<Outcome> {
     let mut rows: Vec<Summary> = Vec::new();
     let mut outcome = Outcome::Done;
-    for backup in list(&stores(settings)?).await? {
+    for backup in list(&readable(settings, context).await?).await? {
         match backup {
             Ok(summary) => rows.push(summary),
             Err(error) => {

@@ -23,6 +23,19 @@ pub fn stores(settings: &WalmgrSettings) -> anyhow::Result<Stores> {
     Ok(Stores::new(store::open_all(settings)?, settings.stores_needed))
 }
 
+/// The stores that answer, to read from. The others are named.
+///
+/// # Errors
+/// If none answers.
+pub async fn readable(settings: &WalmgrSettings, context: &Context) -> anyhow::Result<Stores> {
+    let stores = stores(settings)?;
+    stores.leave_out_silent().await?;
+    for (_, what) in stores.left_out() {
+        context.output.warn(&format!("left out: {what}"));
+    }
+    Ok(stores)
+}
+
 /// Shows how far the work is until it is done.
 async fn shown<T>(context: &Context, progress: &Arc<Progress>, work: impl Future<Output = T>) -> T {
     const LOOK: Duration = Duration::from_millis(200);

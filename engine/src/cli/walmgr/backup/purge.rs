@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 use skytide_wal::backup::Summary;
 use skytide_wal::backup::retention::{self, Keep, Purge};
+use skytide_wal::store::layout;
 
+use crate::causes;
 use crate::cli::failure::Failure;
 use crate::cli::walmgr::old::lock;
 use crate::cli::walmgr::{line, store};
@@ -15,7 +17,8 @@ use crate::config::unit;
 
 pub const HELP: &str = "\
 A backup stays if one of the rules keeps it, or a kept one needs it; so does all WAL that a kept backup may be recovered \
-with, on every timeline that leads on from it. The newest backup always stays. While there is no backup, no WAL goes.
+with, on every timeline that leads on from it. The newest backup always stays. While there is no backup, no WAL goes. A \
+store that does not answer is left out, with exit code 1.
 
 Examples:
   skytide walmgr wal.ini purge --keep 2 --dry-run
@@ -125,8 +128,20 @@ pub async fn carry_out(
 ) -> anyhow::Result<Outcome> {
     lock::check(settings)?;
     let mut rows = Vec::new();
+    let mut left_out = Vec::new();
     for (at, store) in settings.stores.iter().zip(store::open_all(settings)?) {
-        let mut purge = retention::plan(&store, keep, which != Which::Backups).await?;
+        // What each store keeps is found out in it alone: one that does not answer changes nothing for the others.
+        let planned = match store.head(&layout::identity()).await {
+            Ok(_) => retention::plan(&store, keep, which != Which::Backups).await,
+            Err(error) => {
+                context
+                    .output
+                    .warn(&format!("left out: {}", causes::chain(&error)));
+                left_out.push(error);
+                continue;
+            }
+        };
+        let mut purge = planned?;
         if which == Which::Wal {
             purge.unfinished.clear();
         }
@@ -136,7 +151,15 @@ pub async fn carry_out(
             retention::carry_out(&*store, &purge).await?;
         }
     }
-    show(&rows, dry_run, context)
+    let all = left_out.len() == settings.stores.len();
+    match left_out.into_iter().next() {
+        None => show(&rows, dry_run, context),
+        Some(error) if all => Err(error.into()),
+        Some(_) => {
+            let _shown = show(&rows, dry_run, context)?;
+            Ok(Outcome::Code(1))
+        }
+    }
 }
 
 /// The configuration's command hears of each backup before it goes; if it fails, none goes.

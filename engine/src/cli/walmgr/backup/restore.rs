@@ -13,7 +13,7 @@ use skytide_wal::backup::restore::{self as place, Report, Settings};
 use skytide_wal::backup::{Chain, Label, Progress};
 use skytide_wal::walsender::Timestamp;
 
-use super::{shown, stores};
+use super::{readable, shown};
 use crate::cli::failure::Failure;
 use crate::cli::output::OutputMode;
 use crate::cli::walmgr::line;
@@ -261,7 +261,7 @@ pub async fn restore(
                 .hint("skytide walmgr CONF restore latest /path/of/the/data/directory")
         })?;
 
-    let stores = Arc::new(stores(settings)?);
+    let stores = Arc::new(readable(settings, context).await?);
     let plan = plan::make(&stores, label.as_ref(), &target, which).await?;
     let chain = Chain::read(&stores, &plan.backup.label).await?;
     let recovery = Recovery {
@@ -297,6 +297,15 @@ pub async fn restore(
     place::check(&chain, &settings)?;
     if let Some(missing) = &shown_plan.missing {
         context.output.warn(&format!("{missing}; recovery ends there"));
+    }
+    let silent = stores.left_out();
+    if !silent.is_empty() {
+        let names: Vec<&str> = silent.iter().map(|(location, _)| location.as_str()).collect();
+        context.output.warn(&format!(
+            "the plan knows nothing of {}; recovery will not end before it answers, since it may have more WAL: if it is \
+             lost, take it out of stores before the server is started",
+            names.join(", ")
+        ));
     }
     if args.dry_run {
         return Ok(shown_plan);

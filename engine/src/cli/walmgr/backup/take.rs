@@ -105,7 +105,7 @@ async fn take(settings: &WalmgrSettings, args: &BackupArgs, context: &Context) -
             shown(context, &progress, work).await?
         }
     };
-    for error in stores.left_out() {
+    for (_, error) in stores.left_out() {
         context
             .output
             .warn(&format!("the backup is not in every store: {error}"));

@@ -7,7 +7,7 @@ use serde::Serialize;
 use skytide_wal::backup::verify::{Settings, verify};
 use skytide_wal::backup::{Label, Progress};
 
-use super::{shown, stores};
+use super::{readable, shown};
 use crate::cli::output::OutputMode;
 use crate::cli::{Context, Outcome};
 use crate::config::settings::WalmgrSettings;
@@ -52,7 +52,7 @@ struct Line {
 }
 
 pub async fn run(settings: &WalmgrSettings, args: &VerifyArgs, context: &Context) -> anyhow::Result<Outcome> {
-    let stores = stores(settings)?;
+    let stores = readable(settings, context).await?;
     let wanted = Settings {
         labels: args.backups.clone(),
         unless_within: args.unless_within,

@@ -103,7 +103,7 @@ pub async fn run(
     let system_id = client.identify_system().await?.system_id;
     match Before::look(&dir, system_id)? {
         Before::Standby => report.already = true,
-        Before::Unfinished | Before::Nothing if args.dry_run && no_backup(settings).await? => {
+        Before::Unfinished | Before::Nothing if args.dry_run && no_backup(settings, context).await? => {
             context.output.note("there is no backup yet: one would be taken");
             return Ok(Outcome::Done);
         }
@@ -130,8 +130,8 @@ pub async fn run(
     say(&report, &dir, args, context)
 }
 
-async fn no_backup(settings: &WalmgrSettings) -> anyhow::Result<bool> {
-    let stores = backup::stores(settings)?;
+async fn no_backup(settings: &WalmgrSettings, context: &Context) -> anyhow::Result<bool> {
+    let stores = backup::readable(settings, context).await?;
     Ok(!list(&stores).await?.iter().any(Result::is_ok))
 }
 
@@ -227,7 +227,7 @@ async fn restore(
     before: Before,
     context: &Context,
 ) -> anyhow::Result<Restored> {
-    if args.fresh || no_backup(settings).await? {
+    if args.fresh || no_backup(settings, context).await? {
         let taken = backup::take::first(settings, context).await?;
         context.output.note(&backup::take::words(&taken));
     }
