@@ -62,6 +62,58 @@ async fn a_flipped_bit_is_named_and_never_served() {
     stage.walmgr(&["verify"]).with(3, &[]);
 }
 
+/// Prevents: a backup that is called sound and cannot be recovered, since the WAL it needs is damaged.
+#[tokio::test]
+async fn damage_in_the_wal_a_backup_needs_is_found() {
+    let stage = stage(Options::default()).await;
+    let summary = backup_with(&stage, &[]);
+    let start: skytide_sql::Lsn = summary["start_lsn"].as_str().unwrap().parse().unwrap();
+    let needed = format!("00000001{:016X}", start.as_u64() >> 24);
+    let later = stage.segment(10).await;
+    flush(&stage).await;
+    let flip = |name: &str| {
+        let path = stage.stored(name);
+        let sound = fs::read(&path).unwrap();
+        let mut damaged = sound.clone();
+        damaged[sound.len() / 3] ^= 4;
+        fs::write(&path, damaged).unwrap();
+        move || fs::write(&path, &sound).unwrap()
+    };
+    let mend = flip(&needed);
+    let said = stage.walmgr(&["verify"]).with(3, &[]);
+    assert!(
+        said.out.contains(&needed) && said.out.contains("1 problems"),
+        "{said:?}"
+    );
+    // It was not noted as sound.
+    stage.walmgr(&["verify", "--unless-within", "1h"]).with(3, &[]);
+    for more in [&["--immediate"][..], &[]] {
+        restore(&stage, "latest", "never", more).with(1, &[&needed, "is damaged"]);
+    }
+    assert!(!stage.path("never/data").exists());
+    mend();
+    let said = stage.walmgr(&["verify", "--json"]).with(0, &[]).json();
+    assert!(said["wal_files"].as_u64().unwrap() >= 1, "{said}");
+    let said = stage
+        .walmgr(&["verify", "--unless-within", "1h", "--json"])
+        .with(0, &[])
+        .json();
+    assert_eq!(said["wal_files"], 0, "{said}");
+
+    // Behind the backup's end only whoever asks for all of it is told.
+    let mend = flip(&later);
+    stage.walmgr(&["verify"]).with(0, &[]);
+    let said = stage.walmgr(&["verify", "--wal"]).with(3, &[]);
+    assert!(
+        said.out.contains(&later) && said.out.contains("1 problems"),
+        "{said:?}"
+    );
+    mend();
+    stage.walmgr(&["verify", "--wal"]).with(0, &[]);
+    restore(&stage, "latest", "restored", &["--immediate"]).with(0, &[]);
+    stage.recovered("restored").await;
+}
+
 #[tokio::test]
 async fn a_damaged_page_ends_the_backup_or_is_noted() {
     let options = Options {

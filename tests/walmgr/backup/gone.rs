@@ -25,6 +25,11 @@ async fn a_whole_store_serves_beside_one_that_is_gone() {
         .walmgr(&["listbackups", "--json"])
         .with(0, &["left out", &gone]);
     assert!(said.out.contains(&label), "{said:?}");
+    let said = stage.walmgr(&["verify"]).with(3, &["left out", &gone]);
+    assert!(
+        said.out.contains(&gone) && said.out.contains("1 problems"),
+        "{said:?}"
+    );
     let said = stage.walmgr(&["stores"]).with(1, &[&gone]);
     assert!(said.out.contains(&segment[..16]), "{said:?}");
     stage.walmgr(&["status"]).with(1, &[&gone]);

@@ -287,12 +287,14 @@ impl Scan {
         let stop_lsn = plan.backup.stop_lsn;
         match target {
             Target::Latest => {
+                self.consistent(plan).await?;
                 let (end, commit) = self.last_commit(&plan.wal.segments).await?;
                 plan.end_lsn = end;
                 plan.last_commit = commit;
                 return Ok(());
             }
             Target::Immediate => {
+                plan.last_commit = self.consistent(plan).await?;
                 plan.stop_at = StopAt::Immediate;
                 plan.end_lsn = Some(stop_lsn);
                 return Ok(());
@@ -393,6 +395,31 @@ impl Scan {
             Target::Immediate => StopAt::Immediate,
         };
         Ok(())
+    }
+
+    /// Reads the WAL from the backup's start to its end, as recovery will have to. Returns the last commit in it.
+    async fn consistent(&self, plan: &Plan) -> Result<Option<Commit>, BackupError> {
+        let Plan { backup, wal, .. } = plan;
+        let mut last = None;
+        let scanned = self
+            .records(&wal.segments, |record| {
+                last = commit_of(record).or(last);
+                match next_record(record.end_lsn, self.size) >= backup.stop_lsn {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            })
+            .await?;
+        if scanned.stopped {
+            return Ok(last);
+        }
+        let end = scanned.end_lsn.unwrap_or(backup.start_lsn);
+        Err(BackupError::WalGap {
+            what: format!(
+                "what the stores have ends at {end}, and backup {} is consistent from {} on only",
+                backup.label, backup.stop_lsn
+            ),
+        })
     }
 
     /// The end of the WAL and its last commit, which is looked for from behind.

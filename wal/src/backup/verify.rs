@@ -3,15 +3,16 @@
 //! Each store is looked at alone. What was found sound, and when, is noted beside the backup, so that a later run can
 //! leave it out.
 
+mod wal;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::content::{FRAME, FrameReader, finished, frame_range};
-use super::manifest::{Backup, Object};
-use super::stores::{Chain, Stores, list, read_manifest};
-use super::wal::Inventory;
-use super::{BackupError, Label, Progress, unix_now, wal};
+use super::manifest::Object;
+use super::stores::{Chain, Stores, causes, list, read_manifest};
+use super::{BackupError, Label, Progress, unix_now};
 use crate::store::{Content, Prefix, Put, Store};
-use crate::{SegmentSize, TimelineId};
 
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -21,6 +22,8 @@ pub struct Settings {
     pub unless_within: Option<Duration>,
     /// Bytes a second to read at most.
     pub max_rate: Option<u64>,
+    /// Read all archived WAL, too, and not only what the backups need to be consistent.
+    pub all_wal: bool,
 }
 
 /// Something that is not as it should be.
@@ -35,8 +38,10 @@ pub struct Problem {
 pub struct Report {
     pub backups: u64,
     pub objects: u64,
+    /// Files of archived WAL.
+    pub wal_files: u64,
     pub bytes: u64,
-    /// Objects that were found sound before, recently enough.
+    /// Objects and files of WAL that were found sound before, recently enough.
     pub left_out: u64,
     pub problems: Vec<Problem>,
 }
@@ -48,21 +53,18 @@ pub async fn verify(
 ) -> Result<Report, BackupError> {
     let mut report = Report::default();
     let mut pace = Pace::new(settings.max_rate);
+    for (location, what) in stores.left_out() {
+        report.problems.push(silent(&location, what));
+    }
     for store in stores.alive() {
         let alone = Stores::new(vec![store.clone()], 1);
-        for summary in list(&alone).await? {
-            let label = match summary {
-                Ok(summary) => summary.label,
-                Err(error) => {
-                    report.problems.push(problem(&*store, "manifest", &error));
-                    continue;
-                }
-            };
-            if !settings.labels.is_empty() && !settings.labels.contains(&label) {
-                continue;
+        match in_one(&alone, &store, settings, &mut pace, progress, &mut report).await {
+            // It answered a moment ago. The others are looked at all the same.
+            Err(error @ BackupError::Store(_)) => {
+                let what = causes(&error);
+                report.problems.push(silent(store.location(), what));
             }
-            report.backups += 1;
-            one(&alone, &label, settings, &mut pace, progress, &mut report).await?;
+            done => done?,
         }
     }
     for label in &settings.labels {
@@ -78,6 +80,44 @@ pub async fn verify(
     Ok(report)
 }
 
+/// All of one store.
+async fn in_one(
+    alone: &Stores,
+    store: &Arc<dyn Store>,
+    settings: &Settings,
+    pace: &mut Pace,
+    progress: &Progress,
+    report: &mut Report,
+) -> Result<(), BackupError> {
+    for summary in list(alone).await? {
+        let label = match summary {
+            Ok(summary) => summary.label,
+            Err(error) => {
+                report.problems.push(problem(&**store, "manifest", &error));
+                continue;
+            }
+        };
+        if !settings.labels.is_empty() && !settings.labels.contains(&label) {
+            continue;
+        }
+        report.backups += 1;
+        one(alone, store, &label, settings, pace, progress, report).await?;
+    }
+    if settings.all_wal {
+        wal::all(store, pace, progress, report).await?;
+    }
+    Ok(())
+}
+
+/// Nothing can be said of what is in a store that does not answer.
+fn silent(location: &str, what: String) -> Problem {
+    Problem {
+        store: location.to_owned(),
+        name: "the store".to_owned(),
+        what,
+    }
+}
+
 fn problem(store: &dyn Store, name: &str, what: &dyn std::fmt::Display) -> Problem {
     Problem {
         store: store.location().to_owned(),
@@ -89,38 +129,33 @@ fn problem(store: &dyn Store, name: &str, what: &dyn std::fmt::Display) -> Probl
 /// One backup in one store.
 async fn one(
     alone: &Stores,
+    store: &Arc<dyn Store>,
     label: &Label,
     settings: &Settings,
     pace: &mut Pace,
     progress: &Progress,
     report: &mut Report,
 ) -> Result<(), BackupError> {
-    let Some(store) = alone.alive().first().cloned() else {
-        return Ok(());
-    };
     let name = label.manifest();
     let chain = match Chain::read(alone, label).await {
         Ok(chain) => chain,
+        Err(error @ BackupError::Store(_)) => return Err(error),
         Err(error) => {
-            report.problems.push(problem(&*store, name.as_str(), &error));
+            report.problems.push(problem(&**store, name.as_str(), &error));
             return Ok(());
         }
     };
     if let Some(what) = dangling(&chain) {
-        report.problems.push(problem(&*store, name.as_str(), &what));
-    }
-    for missing in missing_wal(alone, &chain.backup).await? {
-        report.problems.push(problem(
-            &*store,
-            &missing,
-            &format!("backup {label} needs it, and it is not there"),
-        ));
+        report.problems.push(problem(&**store, name.as_str(), &what));
     }
     let objects = &chain.backup.contents.objects;
-    let known = last_mark(&*store, label, settings.unless_within).await?;
+    let known = last_mark(&**store, label, settings.unless_within).await?;
     let total: u64 = objects.iter().map(Object::packed_bytes).sum();
     progress.enter(format!("verifying {label}"), total);
+    // While its WAL is not sound, the backup is not noted as that.
     let before = report.problems.len();
+    let summary = &chain.backup.summary;
+    wal::needed(store, summary, known < objects.len(), pace, report).await?;
     for (number, object) in (0..).zip(objects) {
         progress.add(object.packed_bytes());
         if object.frames.is_empty() {
@@ -137,25 +172,25 @@ async fn one(
         match store.get(&object_name).await? {
             None => report
                 .problems
-                .push(problem(&*store, object_name.as_str(), &"it is not there")),
+                .push(problem(&**store, object_name.as_str(), &"it is not there")),
             Some(packed) => {
                 let object = object.clone();
                 let work = tokio::task::spawn_blocking(move || sound(&object, &packed));
                 if let Err(what) = finished(work.await)? {
                     report
                         .problems
-                        .push(problem(&*store, object_name.as_str(), &what));
+                        .push(problem(&**store, object_name.as_str(), &what));
                 }
             }
         }
         // A run that is broken off need not begin anew.
         const MARK_EVERY: usize = 256;
         if before == report.problems.len() && (number + 1) % MARK_EVERY == 0 {
-            mark(&*store, label, number + 1).await?;
+            mark(&**store, label, number + 1).await?;
         }
     }
     if before == report.problems.len() && known < objects.len() {
-        mark(&*store, label, objects.len()).await?;
+        mark(&**store, label, objects.len()).await?;
     }
     Ok(())
 }
@@ -201,20 +236,6 @@ fn dangling(chain: &Chain) -> Option<String> {
     let mut files = chain.backup.contents.files.iter();
     let file = files.find(|file| !file.extents.iter().all(inside))?;
     Some(format!("{} has bytes that are in no object", file.path))
-}
-
-async fn missing_wal(alone: &Stores, backup: &Backup) -> Result<Vec<String>, BackupError> {
-    let summary = &backup.summary;
-    let (Some(timeline), Some(size)) = (
-        TimelineId::new(summary.timeline),
-        SegmentSize::new(summary.segment_bytes),
-    ) else {
-        return Ok(Vec::new());
-    };
-    let inventory = Inventory::of(alone).await?;
-    let needed = wal::segments(timeline, summary.start_lsn, summary.stop_lsn, size);
-    let missing = needed.filter(|segment| !inventory.has(*segment));
-    Ok(missing.map(|segment| segment.to_string()).collect())
 }
 
 /// How many of the backup's objects, from the first on, were found sound within `age`.

@@ -14,12 +14,14 @@ use crate::config::settings::WalmgrSettings;
 use crate::config::unit;
 
 pub const HELP: &str = "\
-Reads manifests and every piece in every store, compares checksums, and looks whether the WAL that the backups need is \
-there. Exit code 3: something is damaged or missing; it is named.
+Reads manifests and every piece in every store and compares checksums; reads the WAL that the backups need to be \
+consistent, and with --wal all that is archived, and checks every record. Exit code 3: something is damaged or missing, \
+or a store does not answer; it is named.
 
 Examples:
   skytide walmgr wal.ini verify
   skytide walmgr wal.ini verify --unless-within 30d --max-rate 20MiB
+  skytide walmgr wal.ini verify --wal
   skytide walmgr wal.ini verify 20261125T184500F";
 
 #[derive(clap::Args, Debug)]
@@ -33,12 +35,16 @@ pub struct VerifyArgs {
     /// What may be read a second
     #[arg(long, value_name = "SIZE", value_parser = unit::size)]
     max_rate: Option<u64>,
+    /// Read all archived WAL, too
+    #[arg(long)]
+    wal: bool,
 }
 
 #[derive(Serialize)]
 struct Shown {
     backups: u64,
     objects: u64,
+    wal_files: u64,
     bytes: u64,
     left_out: u64,
     problems: Vec<Line>,
@@ -57,6 +63,7 @@ pub async fn run(settings: &WalmgrSettings, args: &VerifyArgs, context: &Context
         labels: args.backups.clone(),
         unless_within: args.unless_within,
         max_rate: args.max_rate,
+        all_wal: args.wal,
     };
     let progress = Arc::new(Progress::default());
     let report = shown(context, &progress, verify(&stores, &wanted, &progress)).await?;
@@ -76,6 +83,7 @@ pub async fn run(settings: &WalmgrSettings, args: &VerifyArgs, context: &Context
     let shown = Shown {
         backups: report.backups,
         objects: report.objects,
+        wal_files: report.wal_files,
         bytes: report.bytes,
         left_out: report.left_out,
         problems,
@@ -90,9 +98,10 @@ pub async fn run(settings: &WalmgrSettings, args: &VerifyArgs, context: &Context
             .line(format!("{}: {}: {}", line.store, line.name, line.what))?;
     }
     context.output.line(format!(
-        "{} backups, {} objects, {} read, {} objects left out, {} problems",
+        "{} backups, {} objects, {} files of WAL, {} read, {} left out, {} problems",
         shown.backups,
         shown.objects,
+        shown.wal_files,
         unit::show_size(shown.bytes),
         shown.left_out,
         shown.problems.len()
