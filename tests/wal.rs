@@ -8,10 +8,12 @@ use std::time::Duration;
 use skytide_fixtures::server::{Options, Server, StopMode};
 use skytide_fixtures::wait;
 use skytide_sql::Lsn;
+use skytide_wal::archive::check_segment;
 use skytide_wal::control::{self, ClusterState, ControlFile};
 use skytide_wal::format::page::LongHeader;
+use skytide_wal::pack;
 use skytide_wal::verify::{Chain, Ended, Proof, SegmentContext, Tail, verify_segment};
-use skytide_wal::{Decoder, Expected, Record, SegmentName, SegmentSize, TimelineId, WalError};
+use skytide_wal::{Decoder, Expected, Record, SegmentName, SegmentSize, TimelineId, WalError, WalFileName};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_skytide");
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -370,6 +372,26 @@ async fn damage_is_found_named_and_leaves_with_3() {
     let packed = skytide(&["wal", "verify", "--json", dir]);
     assert_eq!(packed.status.code(), Some(0), "{}", text(&packed));
     fs::remove_file(path.with_extension("zst")).unwrap();
+
+    // As a store packs it: a bit that flips there is named with its place, wherever it is.
+    let checked = check_segment(WalFileName::Segment(*name), &bytes, None).unwrap();
+    let packed = pack::pack(&bytes, &checked.contents).unwrap();
+    let object = copy.path().join(format!("{name}.zst"));
+    fs::write(&object, &packed).unwrap();
+    let sound = skytide(&["wal", "verify", dir]);
+    assert_eq!(sound.status.code(), Some(0), "{}", text(&sound));
+    let end = packed.len();
+    for (at, place) in [(100, "frame 0"), (end / 3, "bytes 0 to"), (end - 40, "index")] {
+        let mut flipped = packed.to_vec();
+        flipped[at] ^= 4;
+        fs::write(&object, flipped).unwrap();
+        for path in [dir, object.to_str().unwrap()] {
+            let found = skytide(&["wal", "verify", path]);
+            assert_eq!(found.status.code(), Some(3), "{at}: {}", text(&found));
+            assert!(text(&found).contains(place), "{at}: {}", text(&found));
+        }
+    }
+    fs::remove_file(&object).unwrap();
     let gap = skytide(&["wal", "verify", dir]);
     assert_eq!(gap.status.code(), Some(3), "{}", text(&gap));
     assert!(text(&gap).contains("missing"), "{}", text(&gap));

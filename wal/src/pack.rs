@@ -113,6 +113,21 @@ pub fn pack(file: &[u8], contents: &Contents) -> Result<Bytes, PackError> {
     Ok(Packer::new(DEFAULT_LEVEL)?.frames(file)?.finish(contents))
 }
 
+impl PackError {
+    /// The frame that is damaged, if only one is.
+    pub fn frame(&self) -> Option<usize> {
+        match self {
+            PackError::Frame { frame, .. } | PackError::FrameLength { frame, .. } => Some(*frame),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a store packed it: it has an index, sound or not.
+pub fn is_packed(bytes: &[u8]) -> bool {
+    index::is_there(bytes)
+}
+
 /// Checks everything that a packed file can check by itself, and returns the file.
 pub fn unpack(packed: &[u8]) -> Result<(Contents, Vec<u8>), PackError> {
     let index = Index::parse(packed)?;

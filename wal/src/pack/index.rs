@@ -120,6 +120,14 @@ pub struct Index {
     packed_bytes: u64,
 }
 
+/// Whether an index is at the end, sound or not: by its beginning or by its end.
+pub(super) fn is_there(packed: &[u8]) -> bool {
+    let tail = packed.get(packed.len().saturating_sub(MAX_TAIL)..);
+    let tail = tail.unwrap_or_default();
+    let begins = |at: &[u8]| at.starts_with(&SKIPPABLE.to_le_bytes()) && at.ends_with(&MAGIC);
+    tail.ends_with(&END_MAGIC) || tail.windows(FRAME_HEADER + MAGIC.len()).any(begins)
+}
+
 /// Appends the index to the frames.
 pub(super) fn write(out: &mut Vec<u8>, contents: &Contents, file_bytes: u64, lengths: &[u32]) {
     let body = FIXED + 4 * lengths.len() + FOOTER;

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use skytide_sql::Lsn;
 use skytide_wal::format::page::LongHeader;
+use skytide_wal::pack::{self, Index};
 use skytide_wal::page_buffer::PageBuffer;
 use skytide_wal::{
     Decoder, Expected, HistoryFile, Record, SegmentName, SegmentNo, SegmentSize, TimelineId, Timelines,
     WalError, WalFileName,
 };
 
+use crate::causes;
 use crate::cli::failure::Failure;
 
 const ZSTD: &str = ".zst";
@@ -77,12 +79,54 @@ impl WalFile {
         })
     }
 
+    /// The file's first bytes; fewer, if it cannot be decompressed.
     fn read_up_to(&self, limit: u64, into: &mut Vec<u8>) -> anyhow::Result<()> {
         into.clear();
-        self.open()
-            .and_then(|file| file.take(limit).read_to_end(into))
-            .with_context(|| format!("read {}", self.path.display()))?;
-        Ok(())
+        match self.open().and_then(|file| file.take(limit).read_to_end(into)) {
+            Err(error) if self.is_damage(&error) => Ok(()),
+            read => read
+                .map(drop)
+                .with_context(|| format!("read {}", self.path.display())),
+        }
+    }
+
+    /// The system had no trouble: what it gave cannot be decompressed.
+    fn is_damage(&self, error: &io::Error) -> bool {
+        self.zstd && error.raw_os_error().is_none()
+    }
+
+    /// What the store that made a packed file noted in it.
+    fn index(&self) -> Option<Index> {
+        let packed = fs::read(&self.path).ok().filter(|_| self.zstd)?;
+        Index::parse(&packed).ok()
+    }
+
+    /// The bytes of a file that a store packed, or what is wrong with it and where. `None`: no store did.
+    fn unpacked(&self, size: SegmentSize) -> io::Result<Option<Result<Vec<u8>, String>>> {
+        if !self.zstd {
+            return Ok(None);
+        }
+        let packed = fs::read(&self.path)?;
+        if !pack::is_packed(&packed) {
+            return Ok(None);
+        }
+        let error = match pack::unpack(&packed) {
+            Ok((_, bytes)) => return Ok(Some(Ok(bytes))),
+            Err(error) => error,
+        };
+        let place = error
+            .frame()
+            .and_then(|frame| Some((frame, Index::parse(&packed).ok()?.frame(frame)?)));
+        let what = causes::chain(&error);
+        Ok(Some(Err(match place {
+            Some((frame, bytes)) => format!(
+                "{what}; it lies in bytes {} to {} of the file and has the WAL from {} on",
+                bytes.start,
+                bytes.end,
+                Lsn::new(self.number.start(size).as_u64() + (frame * pack::FRAME_BYTES) as u64)
+            ),
+            None => what,
+        })))
     }
 }
 
@@ -160,8 +204,11 @@ impl Source {
         let mut start = Vec::new();
         for file in &self.files {
             file.read_up_to(64, &mut start)?;
-            if let Some((_, long, _)) = LongHeader::peek(&start) {
-                self.system_id = Some(long.system_id);
+            self.system_id = match LongHeader::peek(&start) {
+                Some((_, long, _)) => Some(long.system_id),
+                None => file.index().map(|index| index.contents().system_id),
+            };
+            if self.system_id.is_some() {
                 break;
             }
         }
@@ -169,7 +216,8 @@ impl Source {
             && let Some(last) = self.files.last()
         {
             last.read_up_to(64, &mut start)?;
-            let blank = start.iter().all(|&byte| byte == 0);
+            // One that cannot be decompressed is damaged, and not prepared.
+            let blank = !start.is_empty() && start.iter().all(|&byte| byte == 0);
             let other = LongHeader::peek(&start)
                 .is_some_and(|(page, ..)| page.address != last.number.start(self.size));
             if !blank && !other {
@@ -226,11 +274,30 @@ impl Source {
         PageBuffer::new(usize::try_from(self.size.bytes()).unwrap_or(usize::MAX))
     }
 
-    /// The whole file, at most a segment of it.
-    pub fn read<'a>(&self, file: &WalFile, into: &'a mut PageBuffer) -> anyhow::Result<&'a [u8]> {
-        file.open()
-            .and_then(|mut file| into.fill(&mut file))
-            .with_context(|| format!("read {}", file.path.display()))
+    /// The whole file, at most a segment of it. `Err` in it: what is wrong with its packing.
+    pub fn read<'a>(
+        &self,
+        file: &WalFile,
+        into: &'a mut PageBuffer,
+    ) -> anyhow::Result<Result<&'a [u8], String>> {
+        let context = || format!("read {}", file.path.display());
+        let filled = match file.unpacked(self.size).with_context(context)? {
+            Some(Ok(bytes)) => into.fill(&mut &bytes[..]).map(drop),
+            Some(Err(what)) => return Ok(Err(what)),
+            None => file
+                .open()
+                .and_then(|mut opened| into.fill(&mut opened).map(drop)),
+        };
+        match filled {
+            Err(error) if file.is_damage(&error) => {
+                let bytes = into.len() as u64;
+                let lsn = Lsn::new(file.number.start(self.size).as_u64() + bytes);
+                Ok(Err(format!(
+                    "it cannot be decompressed behind byte {bytes} of its WAL, at {lsn}: {error}"
+                )))
+            }
+            filled => filled.map(|()| Ok(&**into)).with_context(context),
+        }
     }
 
     /// Hands out the records that begin in the range, until `take` has enough. Says where and why reading stopped.
@@ -344,6 +411,11 @@ fn segment_size(files: &[WalFile], path: &Path) -> anyhow::Result<SegmentSize> {
     for file in files {
         file.read_up_to(64, &mut start)?;
         if let Some((_, _, size)) = LongHeader::peek(&start) {
+            return Ok(size);
+        }
+        // Of a file whose first frame is damaged.
+        let size = file.index().map(|index| index.contents().segment_bytes);
+        if let Some(size) = size.and_then(SegmentSize::new) {
             return Ok(size);
         }
     }

@@ -125,7 +125,15 @@ fn check(source: &Source, range: Range, known: &Known) -> anyhow::Result<Summary
     let mut buffer = source.buffer();
     let last = source.files.last().map(|file| file.number);
     for file in source.files_in(range) {
-        let bytes = source.read(file, &mut buffer)?;
+        let bytes = match source.read(file, &mut buffer)? {
+            Ok(bytes) => bytes,
+            Err(what) => {
+                summary.unreadable(file, what);
+                summary.records += chain.crossing_records();
+                chain = Chain::new();
+                continue;
+            }
+        };
         let followed = last.is_some_and(|last| last > file.number);
         let context = SegmentContext {
             number: file.number,
@@ -191,6 +199,15 @@ impl Summary {
                 "then comes damage".to_owned()
             }
         };
+    }
+
+    /// Nothing is known of its records.
+    fn unreadable(&mut self, file: &WalFile, what: String) {
+        self.segments += 1;
+        if self.problems.is_empty() {
+            self.ended = "then comes damage".to_owned();
+        }
+        self.problem(file, what);
     }
 
     fn problem(&mut self, file: &WalFile, what: String) {
