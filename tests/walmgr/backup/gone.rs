@@ -1,6 +1,7 @@
 //! One of several stores is gone: the others do what they can, and nothing is concluded from the one that is silent.
 
 use super::*;
+use crate::walmgr::copy::in_step;
 
 fn two(stage: &Stage, needed: usize) {
     let (gone, whole) = (stage.path("gone"), stage.store());
@@ -104,4 +105,15 @@ async fn a_store_that_comes_back_is_used_by_who_runs() {
     .await
     .unwrap();
     daemon.ends_politely().await;
+}
+
+#[tokio::test]
+async fn receive_begins_beside_a_store_that_is_gone() {
+    let stage = stage(Options::default()).await;
+    two(&stage, 1);
+    let receiver = stage.copier("receive", &[]);
+    in_step(&stage.server, &stage.store()).await;
+    let made = stage.directory("gone");
+    in_step(&stage.server, &made).await;
+    receiver.ends_politely().await;
 }

@@ -142,11 +142,6 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// Whether a store has the segment, or a beginning of it.
-    pub fn has(&self, segment: SegmentName) -> bool {
-        self.segments.contains(&segment) || self.partials.contains(&segment)
-    }
-
     /// The timeline recovery takes for the latest: it asks for one history after the other until there is none.
     pub fn latest_timeline(&self, from: TimelineId) -> TimelineId {
         let mut latest = from;
