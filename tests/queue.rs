@@ -657,6 +657,18 @@ async fn queues_and_consumers_are_made_watched_steered_and_dropped() {
             .contains("there is no queue mail")
     );
 
+    let create = "select pgq.create_queue('later')";
+    stage.source.batch_execute(create).await.unwrap();
+    let later = "select pgq.insert_event_at('later', now() + interval '1 hour', 't', 'x')";
+    stage.source.batch_execute(later).await.unwrap();
+    for dry in [&["--dry-run"][..], &[]] {
+        let complaint = stage.refused(1, &[&["drop", "later"], dry].concat());
+        assert!(complaint.contains("delayed events: 1"), "{complaint}");
+    }
+    stage.ok(&["drop", "later", "--force", "--dry-run"]);
+    stage.ok(&["info", "later"]);
+    stage.ok(&["drop", "later", "--force"]);
+
     // A database without the modules says what it needs.
     stage.server.create_database("bare").await.unwrap();
     let bare = stage.server.dsn("bare");

@@ -14,7 +14,7 @@ begin
     if x_queue_name is null or x_param_name is null then
         raise exception 'Invalid NULL value';
     end if;
-    select q.queue_id into l_queue from pgq.queue q where q.queue_name = x_queue_name;
+    select q.queue_id into l_queue from pgq.queue q where q.queue_name = x_queue_name for update;
     if not found then
         raise exception 'No such event queue';
     end if;

@@ -43,6 +43,8 @@ begin
     end if;
 
     if i_step = 1 then
+        -- the row before the ticks, as pgq.drop_queue() takes them
+        perform 1 from pgq.queue t where t.queue_id = q.queue_id for update;
         perform pgq._lock_ticks(q.queue_id);
         update pgq.queue set queue_disable_insert = true, queue_external_ticker = true
          where queue_name = i_queue_name;

@@ -77,7 +77,7 @@ pub(super) struct DropArgs {
     /// Name of the queue
     #[arg(value_parser = stored_queue)]
     queue: QueueName,
-    /// Also when consumers are registered
+    /// Also with consumers, delayed events and dead letters
     #[arg(long)]
     force: bool,
     /// Say what would go, change nothing
@@ -98,13 +98,19 @@ pub(super) async fn drop(args: DropArgs, session: &Session, context: &Context) -
             .hint("--force drops it all the same")
             .into());
     }
-    if !args.dry_run {
-        let with = match args.force {
-            true => Consumers::Unregister,
-            false => Consumers::Refuse,
-        };
-        pgq::drop_queue(&**session, &args.queue, with).await?;
-    }
+    let with = match args.force {
+        true => Consumers::Unregister,
+        false => Consumers::Refuse,
+    };
+    // A dry run meets what would refuse it: delayed events, dead letters, missing rights.
+    session.batch_execute("begin").await?;
+    let dropped = pgq::drop_queue(&**session, &args.queue, with).await;
+    let end = match args.dry_run || dropped.is_err() {
+        true => "rollback",
+        false => "commit",
+    };
+    session.batch_execute(end).await?;
+    dropped?;
     let what = match consumers.as_slice() {
         [] => format!("queue {}", args.queue),
         some => format!("queue {} with consumers {}", args.queue, some.join(", ")),
