@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use skytide_sql::api::{ApiError, londiste};
+use skytide_sql::ident::quote_literal;
 use skytide_sql::names::BadName;
 use skytide_sql::snapshot::BadSnapshot;
 use skytide_sql::{QueueName, Snapshot, TableName};
@@ -29,12 +30,28 @@ pub struct LocalTable {
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     pub tables: Vec<LocalTable>,
+    /// A digest of which tables the main replay applies, not younger than the list.
+    digest: String,
+}
+
+/// SQLSTATE of [`Registry::guard`], of a class that PostgreSQL does not use.
+pub const TABLES_CHANGED: &str = "SK001";
+
+/// The digest as the database has it.
+fn digest_sql(queue: &QueueName) -> String {
+    format!(
+        "(select md5(coalesce(string_agg(table_name || ' ' || coalesce(dest_table, ''), ',' order by table_name), '')) \
+            from londiste.table_info where queue_name = {} and local and merge_state = 'ok')",
+        quote_literal(queue.as_str())
+    )
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     #[error(transparent)]
     Api(#[from] ApiError),
+    #[error(transparent)]
+    Sql(#[from] tokio_postgres::Error),
     #[error(transparent)]
     Name(#[from] BadName),
     #[error("table {table}")]
@@ -50,6 +67,10 @@ impl Registry {
         queue: &QueueName,
         provider_tables: &[(TableName, TableName)],
     ) -> Result<Registry, RegistryError> {
+        let row = subscriber
+            .query_one(&format!("select {}", digest_sql(queue)), &[])
+            .await?;
+        let digest = row.get(0);
         let mut tables = Vec::new();
         for info in londiste::get_table_list(subscriber, queue).await? {
             if !info.local {
@@ -82,7 +103,19 @@ impl Registry {
                 skip_truncate: attributes.split('&').any(|a| a == "skip_truncate=1"),
             });
         }
-        Ok(Registry { tables })
+        Ok(Registry { tables, digest })
+    }
+
+    /// A statement for a batch's transaction that fails with [`TABLES_CHANGED`] where the list is not what it was: what
+    /// the batch has of a table that was attached since, as it is (expect_sync), would never come again.
+    pub fn guard(&self, queue: &QueueName) -> String {
+        let body = format!(
+            "begin if {} is distinct from {} then \
+             raise exception 'the list of tables has changed' using errcode = '{TABLES_CHANGED}'; end if; end",
+            digest_sql(queue),
+            quote_literal(&self.digest),
+        );
+        format!("do {}", quote_literal(&body))
     }
 
     /// What the main replay applies: the tables that are in sync.

@@ -120,6 +120,7 @@ impl WorkerError {
             WorkerError::Batch(_) => Fault::Operator,
             WorkerError::Copy(e) => e.fault(),
             WorkerError::Registry(RegistryError::Api(e)) | WorkerError::Api(e) => e.fault(),
+            WorkerError::Registry(RegistryError::Sql(e)) => fault_of(e),
             WorkerError::Registry(_) => Fault::Operator,
             WorkerError::Connect(e) => e.fault(),
             WorkerError::Walsender(e) => e.fault(),

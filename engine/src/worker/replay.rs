@@ -22,7 +22,7 @@ use crate::batch::{BatchError, Follower, Limits, Plan};
 use crate::capture::CaptureSettings;
 use crate::copy::{CopyError, CopyJob, Handover};
 use crate::spool::{Entry, Spool};
-use crate::table::registry::{Registry, SetChange, provider_tables, set_of};
+use crate::table::registry::{Registry, SetChange, TABLES_CHANGED, provider_tables, set_of};
 use crate::table::{MergeState, Step};
 
 /// How often the position is made durable and the spool let go of.
@@ -193,6 +193,12 @@ async fn place_at_anchor(context: &Context, control: &Session) -> Result<Followe
     Ok(follower)
 }
 
+/// The batch is to be applied anew, with another list of tables.
+fn tables_changed(error: &ApplyError) -> bool {
+    let code = error.database().and_then(tokio_postgres::Error::code);
+    code.is_some_and(|code| code.code() == TABLES_CHANGED)
+}
+
 struct Replay<'a> {
     context: &'a Context,
     /// For everything but batches; holds the node's lock.
@@ -229,7 +235,7 @@ impl Replay<'_> {
             while let Ok(handover) = self.copies.handovers.try_recv() {
                 self.hand_over(handover).await?;
             }
-            // However many batches wait: a table that is followed from now on (expect_sync) has changes in the next one.
+            // However many batches wait: the next one would be applied twice, as the list is looked at when it ends.
             while let Ok(wish) = self.wishes.try_recv() {
                 self.heed(&wish);
             }
@@ -280,7 +286,8 @@ impl Replay<'_> {
         let started = Instant::now();
         let settings = self.settings().clone();
         let tick = plan.to.tick_id;
-        let mut finish = Vec::from(pgq_node::advance_consumer(
+        let mut finish = vec![self.registry.guard(&settings.queue)];
+        finish.extend(pgq_node::advance_consumer(
             &settings.queue,
             &self.context.node.worker,
             self.follower.tick(),
@@ -316,7 +323,10 @@ impl Replay<'_> {
             Ok(all)
         };
         let targets = self.registry.targets();
-        let (source, report) = self.applier.apply(source, targets, with_events).await?;
+        let (source, report) = match self.applier.apply(source, targets, with_events).await {
+            Err(error) if tables_changed(&error) => return self.reload().await,
+            applied => applied?,
+        };
         let changed_tables = source.events().iter().any(|e| e.kind.starts_with("londiste."));
         self.follower.advance(&plan, source.into_batch());
         self.unsettled = true;

@@ -1,5 +1,5 @@
--- londiste.table_info_trigger(): the worker hears of tables that come and go; one that leaves the registry loses
---   its capture triggers
+-- londiste.table_info_trigger(): the worker hears of tables that come, change and go; one that leaves the registry
+--   loses its capture triggers
 create or replace function londiste.table_info_trigger() returns trigger as $$
 begin
     if tg_op = 'DELETE' then
@@ -13,5 +13,6 @@ end;
 $$ language plpgsql;
 
 drop trigger if exists table_info_trigger_sync on londiste.table_info;
-create trigger table_info_trigger_sync before insert or delete on londiste.table_info
+create trigger table_info_trigger_sync
+    before insert or delete or update of local, dest_table, table_attrs on londiste.table_info
     for each row execute function londiste.table_info_trigger();

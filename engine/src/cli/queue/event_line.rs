@@ -126,12 +126,12 @@ mod tests {
         assert_eq!(year_2000(0), "2000-01-01T00:00:00Z");
         assert_eq!(time(EventTime::INFINITY), "infinity");
         assert_eq!(time(EventTime::MINUS_INFINITY), "-infinity");
-        // The server's last and first; 4713 BC is the year -4712, as there was no year 0 before 1 BC.
+        // The server's last and first; 4714 BC is the year -4713, as there was no year 0 before 1 BC.
         assert_eq!(
             year_2000(9_223_371_331_199_999_999),
             "+294276-12-31T23:59:59.999999Z"
         );
-        assert_eq!(year_2000(-211_813_488_000_000_000), "-004712-11-24T00:00:00Z");
+        assert_eq!(year_2000(-211_813_488_000_000_000), "-004713-11-24T00:00:00Z");
         assert_eq!(far_time(0), "+002000-01-01T00:00:00Z");
         assert_eq!(far_time(5_097_600_500_000), "+002000-02-29T00:00:00.5Z");
     }
