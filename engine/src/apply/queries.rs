@@ -18,7 +18,8 @@ macro_rules! signature {
     };
 }
 
-/// A table's columns, domains resolved to their base types, and their signature. $1 schema, $2 table.
+/// A table's columns, domains resolved to their base types; their signature; whether there is a primary key. $1 schema,
+/// $2 table.
 pub(super) const COLUMNS: &str = concat!(
     "
 with recursive cols as (
@@ -40,7 +41,8 @@ with recursive cols as (
 )
 select table_oid, partitioned, attname::text, generated, identity_always, type_name, base, ",
     signature!("cols.table_oid"),
-    "
+    ",
+       exists (select from pg_catalog.pg_index i where i.indrelid = cols.table_oid and i.indisprimary)
   from cols
  where typtype <> 'd'
  order by attnum"

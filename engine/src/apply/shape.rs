@@ -112,7 +112,7 @@ impl Shape {
             .map_err(failed)?;
         let indexes: Vec<(Vec<String>, Vec<String>)> =
             indexes.iter().map(|row| (row.get(0), row.get(1))).collect();
-        let key = find_key(&relation, &dest, &mut columns, &indexes)?;
+        let key = find_key(&relation, &dest, &mut columns, &indexes, first.get(8))?;
         let others = rows
             .iter()
             .filter(|row| !row.get::<_, bool>(3))
@@ -159,6 +159,7 @@ fn find_key(
     dest: &TableName,
     columns: &mut [Option<Local>],
     indexes: &[(Vec<String>, Vec<String>)],
+    has_primary: bool,
 ) -> Result<Box<[usize]>, ApplyError> {
     let wire = |name: &String| relation.columns.iter().position(|c| c.name == *name);
     let full = relation.identity == ReplicaIdentity::Full;
@@ -189,7 +190,7 @@ fn find_key(
     let fix = if full {
         // The provider finds its rows by all columns; no index does.
         format!("alter table {quoted} add primary key (<columns that are unique and never null>)")
-    } else if indexes.is_empty() {
+    } else if indexes.is_empty() && !has_primary {
         format!("alter table {quoted} add primary key ({names})")
     } else {
         format!("create unique index on {quoted} ({names})")

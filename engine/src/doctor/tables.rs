@@ -80,7 +80,10 @@ fn refusal(table: &TableName, facts: &Identity) -> Option<(&'static str, String)
     if facts.persistence == "u" {
         return Some(("is unlogged: it writes no WAL", format!("{alter} set logged;")));
     }
+    // Two rows may have such a key for a moment.
+    let only_deferrable = facts.has_key && !facts.key_is_immediate && facts.candidate.is_none();
     let (why, usable_key) = match (facts.identity.as_str(), facts.has_key, facts.key_is_immediate) {
+        ("f", _, _) if only_deferrable => ("only its deferrable primary key tells rows apart", false),
         ("f", _, _) | ("d", true, true) => return None,
         ("i", _, _) if facts.chosen_index => return None,
         ("i", key, immediate) => ("its replica identity index is gone", key && immediate),
@@ -91,6 +94,12 @@ fn refusal(table: &TableName, facts: &Identity) -> Option<(&'static str, String)
         ),
         _ => ("it has no primary key", false),
     };
+    if only_deferrable {
+        return Some((
+            why,
+            format!("{alter} drop constraint …, add primary key (…);  -- not deferrable"),
+        ));
+    }
     let identity = match (usable_key, &facts.candidate) {
         (true, _) => "default".to_owned(),
         // `regclass` quotes and qualifies; the clause wants the bare name.
@@ -140,7 +149,7 @@ const UNIQUE: &str = "
         select 1 from pg_catalog.pg_index i
         join pg_catalog.pg_class c on c.oid = i.indrelid
         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-        where n.nspname = $1 and c.relname = $2 and i.indisunique and i.indisvalid and i.indpred is null
+        where n.nspname = $1 and c.relname = $2 and i.indisunique and i.indimmediate and i.indisvalid and i.indpred is null
           and (select array_agg(a.attname::text order by a.attname::text collate \"C\")
                from pg_catalog.pg_attribute a
                where a.attrelid = c.oid and a.attnum = any (i.indkey)) = $3::text[])";
