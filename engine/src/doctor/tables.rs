@@ -364,8 +364,12 @@ mod tests {
             fix(facts("n", true, true, None)).unwrap(),
             format!("alter table {} replica identity default;", table.quoted())
         );
+        for identity in ["d", "f", "n"] {
+            let deferrable = fix(facts(identity, true, false, None)).unwrap();
+            assert!(deferrable.ends_with("-- not deferrable"), "{deferrable}");
+        }
         assert!(
-            fix(facts("d", true, false, None))
+            fix(facts("d", false, false, None))
                 .unwrap()
                 .ends_with("replica identity full;")
         );
