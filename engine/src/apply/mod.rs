@@ -341,8 +341,9 @@ impl Applier {
         if finish.is_empty() {
             self.answers(report).await?;
         }
+        // Before `finish`, which may alter tables itself.
         let unaltered = self.session.unaltered();
-        let mut last: Vec<&str> = finish.iter().chain(&unaltered).map(String::as_str).collect();
+        let mut last: Vec<&str> = unaltered.iter().chain(finish).map(String::as_str).collect();
         last.push("commit");
         self.session.command("commit", last.join(";\n")).await;
         self.answers(report).await?;

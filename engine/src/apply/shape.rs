@@ -19,7 +19,7 @@ pub(super) struct Shape {
     pub dest: TableName,
     pub table_oid: Oid,
     pub partitioned: bool,
-    /// What the subscriber's columns were; see [`queries::SIGNATURE`].
+    /// What the subscriber's columns were; see [`queries::unaltered`].
     pub signature: String,
     /// By the provider's column number; none if the subscriber has no such column to write.
     pub columns: Vec<Option<Local>>,
