@@ -201,6 +201,7 @@ async fn a_worker_killed_anywhere_in_a_copy_loses_nothing() {
         .batch_execute(FILL_BULKY)
         .await
         .unwrap();
+    put_elsewhere(&replica, "public.by_length").await;
     let indexes = index_definitions(&replica).await;
     let writers = Writers::start(&replica, 12);
     replica.add_tables(&[]).await;
@@ -241,6 +242,19 @@ async fn a_worker_killed_anywhere_in_a_copy_loses_nothing() {
     replica.stop_worker().await;
 }
 
+/// Moves an index of the subscriber's to a tablespace of its own.
+async fn put_elsewhere(replica: &Replica, index: &str) {
+    let server = &replica.subscriber;
+    let place = server.home().join("elsewhere");
+    std::fs::create_dir(&place).unwrap();
+    server.give(&place).unwrap();
+    let client = replica.at_subscriber().await;
+    let create = format!("create tablespace elsewhere location '{}'", place.display());
+    client.batch_execute(&create).await.unwrap();
+    let set = format!("alter index {index} set tablespace elsewhere");
+    client.batch_execute(&set).await.unwrap();
+}
+
 /// Every index and constraint of the subscriber's tables, by name.
 async fn index_definitions(replica: &Replica) -> Vec<(String, String)> {
     let rows = replica
@@ -253,7 +267,8 @@ async fn index_definitions(replica: &Replica) -> Vec<(String, String)> {
                     coalesce((select ' ' || obj_description(c.oid, 'pg_constraint') from pg_constraint c \
                     where conindid = indexrelid and conrelid = indrelid), '') || coalesce((select ' statistics ' || \
                     string_agg(attstattarget::text, ' ' order by attnum) from pg_attribute \
-                    where attrelid = indexrelid and attstattarget >= 0), '') \
+                    where attrelid = indexrelid and attstattarget >= 0), '') || coalesce((select ' in ' || spcname \
+                    from pg_tablespace s join pg_class i on i.reltablespace = s.oid where i.oid = indexrelid), '') \
              from pg_index join pg_class t on t.oid = indrelid \
              where t.relnamespace in ('public'::regnamespace, '\"Odd Schema\"'::regnamespace) order by 1",
             &[],

@@ -13,6 +13,12 @@ use crate::scenario::{Effort, Scenario};
 
 /// Why a mark is missed, as far as it is known: the page shows it beside the figure.
 const REASONS: &str = "reasons.md";
+/// What holds for every scenario that does not say something else.
+const SETTINGS: &str = "PostgreSQL on both sides with shared_buffers 1 GB, max_wal_size 8 GB, fsync on, autovacuum off; \
+     release builds; clients and servers share the processors. Native: binary = on, streaming = on, \
+     synchronous_commit = off. Ours: apply_synchronous_commit = off, everything else as it comes. Each section names the \
+     machine it was measured on, unless it is older than that; they differ by more than three times in speed, so only \
+     what stands in one section can be compared.\n\n";
 /// How the line of a mark that is missed begins.
 const MISSED: &str = "- **missed**";
 
@@ -21,6 +27,9 @@ struct Entry {
     at: String,
     command: String,
     seconds: u64,
+    /// Where it was measured and what; empty in entries of before.
+    #[serde(default)]
+    machine: String,
     text: String,
     verdicts: Vec<Verdict>,
 }
@@ -49,6 +58,7 @@ impl Report {
             at: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string(),
             command: format!("bench/run{quick} --reps {} {}", effort.reps, scenario.name()),
             seconds: took.as_secs(),
+            machine: machine(),
             text: findings.text.clone(),
             verdicts: findings.verdicts.clone(),
         };
@@ -69,7 +79,7 @@ impl Report {
         let mut page = String::from(
             "# Results\n\nWritten by `bench/run`; see `bench/README.md` for what is measured and how.\n\n",
         );
-        page.push_str(&machine());
+        page.push_str(SETTINGS);
         // Measured where this state is not: the page itself has it.
         let before = fs::read_to_string(&self.page).unwrap_or_default();
         let mut sections = String::new();
@@ -98,8 +108,12 @@ fn section(scenario: Scenario, entry: &Entry) -> String {
         .iter()
         .map(|verdict| format!("{}\n", line(verdict)))
         .collect();
+    let machine = match entry.machine.as_str() {
+        "" => String::new(),
+        machine => format!(", {machine}"),
+    };
     format!(
-        "## {}\n\n`{}`, {}, {} s\n\n{}{verdicts}\n",
+        "## {}\n\n`{}`, {}, {} s{machine}\n\n{}{verdicts}\n",
         scenario.title(),
         entry.command,
         entry.at,
@@ -124,7 +138,7 @@ fn line(verdict: &Verdict) -> String {
     )
 }
 
-/// The machine and the versions.
+/// The versions and the machine.
 fn machine() -> String {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -153,13 +167,10 @@ fn machine() -> String {
         .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
         .unwrap_or_default();
     format!(
-        "Machine: {cpus} processors ({model}), {} GiB memory, Linux {}. PostgreSQL {postgres} on both sides, \
-         shared_buffers 1 GB, max_wal_size 8 GB, fsync on, autovacuum off; clients and servers share the \
-         processors. Skytide {} at {commit}, release build. Native: binary = on, streaming = on, \
-         synchronous_commit = off. Ours: apply_synchronous_commit = off, everything else as it comes.\n\n",
+        "Skytide {} at {commit}, PostgreSQL {postgres}, {cpus} processors ({model}), {} GiB, Linux {}",
+        env!("CARGO_PKG_VERSION"),
         memory / (1 << 20),
         kernel.trim(),
-        env!("CARGO_PKG_VERSION"),
     )
 }
 

@@ -28,6 +28,18 @@ async fn logged(stage: &Stage, words: &str) {
 async fn what_is_received_is_pg_wals_up_to_the_last_record() {
     let stage = stage().await;
     let receiver = stage.copier("receive", &[]);
+    // There is no whole segment yet.
+    in_step(&stage.server, &stage.store()).await;
+    let said = stage.walmgr(&["--json", "stores"]).with(0, &[]).json();
+    assert_eq!(
+        (&said[0]["timeline"], &said[0]["segments"]),
+        (&1.into(), &0.into()),
+        "{said}"
+    );
+    assert!(
+        said[0]["partial"].is_string() && said[0]["bytes"].as_u64() > Some(0),
+        "{said}"
+    );
     for rows in [10, 30_000, 1] {
         stage.segment(rows).await;
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use skytide_sql::TableName;
 use skytide_sql::conn::ConnectString;
-use skytide_sql::ident::quote_ident;
+use skytide_sql::ident::{quote_ident, quote_literal};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -98,6 +98,7 @@ const INDEXES: &str = "
            con.conname, con.contype::text, pg_catalog.pg_get_constraintdef(con.oid) as constraint_def,
            i.indisclustered, i.indisreplident, i.indisunique,
            coalesce(con.condeferrable, false) as deferrable, coalesce(con.condeferred, false) as deferred,
+           s.spcname as tablespace, pg_catalog.has_tablespace_privilege(s.oid, 'create') as may_create,
            pg_catalog.obj_description(ic.oid, 'pg_class') as index_comment,
            pg_catalog.obj_description(con.oid, 'pg_constraint') as constraint_comment,
            array(select a.attnum::int4 from pg_catalog.pg_attribute a
@@ -107,13 +108,14 @@ const INDEXES: &str = "
     from pg_catalog.pg_index i
     join pg_catalog.pg_class ic on ic.oid = i.indexrelid
     join pg_catalog.pg_namespace n on n.oid = ic.relnamespace
+    left join pg_catalog.pg_tablespace s on s.oid = ic.reltablespace
     left join pg_catalog.pg_constraint con on con.conindid = i.indexrelid and con.contype in ('p', 'u', 'x')
          and con.conrelid = i.indrelid
     where i.indrelid = pg_catalog.to_regclass($1)
     order by ic.relname";
 
 /// Drops the table's indexes and constraints and stores how to build them, in one transaction. Keeps
-/// them all if something else depends on one.
+/// them all if something else depends on one, or one is in a tablespace where this role may not build it.
 ///
 /// `store` runs in the same transaction: it writes the script.
 pub async fn take_away(
@@ -127,6 +129,14 @@ pub async fn take_away(
         .batch_execute("set local search_path = pg_catalog")
         .await?;
     let rows = transaction.query(INDEXES, &[&table.quoted()]).await?;
+    for row in &rows {
+        if row.try_get::<_, Option<bool>>("may_create")? == Some(false) {
+            let (index, space): (String, String) = (row.try_get("index_name")?, row.try_get("tablespace")?);
+            info!(table = %table, index, tablespace = space, "indexes stay during the copy: no CREATE on the tablespace");
+            transaction.rollback().await?;
+            return Ok(Vec::new());
+        }
+    }
     let mut builds = Vec::new();
     let mut drops = Vec::new();
     let quoted = table.quoted();
@@ -135,10 +145,15 @@ pub async fn take_away(
         let schema: String = row.get("schema_name");
         let definition: String = row.get("definition");
         let constraint: Option<String> = row.get("conname");
+        // Neither definition says where it is: statements sent together are one transaction, which this ends with.
+        let place = row
+            .get::<_, Option<String>>("tablespace")
+            .map(|space| format!("set local default_tablespace = {};\n", quote_literal(&space)))
+            .unwrap_or_default();
         let index_build = Build {
             kind: BuildKind::Index,
             name: index.clone(),
-            sql: definition,
+            sql: format!("{place}{definition}"),
         };
         let marks = notes(row, &quoted, constraint.as_deref())?;
         match constraint {
@@ -148,7 +163,7 @@ pub async fn take_away(
                 let add = format!("alter table only {quoted} add constraint {} ", quote_ident(&name));
                 if kind == "x" {
                     let definition: String = row.get("constraint_def");
-                    let sql = add + &definition;
+                    let sql = place + &add + &definition;
                     builds.push(Build {
                         kind: BuildKind::Constraint,
                         name,

@@ -266,6 +266,7 @@ impl CopyJob {
             provider: &s.provider,
             subscriber: &s.subscriber,
             application_name: &name,
+            lock_timeout: s.lock_timeout,
         };
         self.snapshot = Some(snapshot.snapshot().clone());
         let rows = if self.skip_truncate {
@@ -273,7 +274,9 @@ impl CopyJob {
             // and the state (4.) come together.
             let source = snapshot.join(&s.provider, &name).await?;
             subscriber.batch_execute("begin").await?;
-            let rows = copy_range(&source, &subscriber, &plan, None, &self.progress).await?;
+            let rows = copy_range(&source, &subscriber, &plan, None, &self.progress)
+                .await
+                .map_err(|e| e.or_locked(&self.dest, "subscriber"))?;
             fail::fail_point!("copy::before_catching_up");
             let next = self.state.after(Step::Copied)?;
             let sql = format!("{}; commit", self.store(self.state, next));

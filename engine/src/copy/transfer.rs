@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::{SinkExt, StreamExt, pin_mut};
@@ -23,6 +24,8 @@ pub struct Ends<'a> {
     pub provider: &'a ConnectString,
     pub subscriber: &'a ConnectString,
     pub application_name: &'a str,
+    /// How long rows wait for a lock on the subscriber's table, with the provider's table held.
+    pub lock_timeout: Duration,
 }
 
 /// Copies all ranges; each connection commits its own, so a reader of the subscriber sees a growing
@@ -45,12 +48,16 @@ pub async fn copy_rows(
     let mut pipes = JoinSet::new();
     for source in sources {
         let dest = connect_subscriber(ends.subscriber, ends.application_name).await?;
+        dest.batch_execute(&format!("set lock_timeout = {}", ends.lock_timeout.as_millis()))
+            .await?;
         let (plan, queue, progress) = (Arc::clone(plan), Arc::clone(&queue), Arc::clone(progress));
         pipes.spawn(async move { pipe(source, dest, &plan, &queue, &progress).await });
     }
     let mut rows = 0;
     while let Some(done) = pipes.join_next().await {
-        rows += done.map_err(|_| CopyError::Cancelled)??;
+        rows += done
+            .map_err(|_| CopyError::Cancelled)?
+            .map_err(|e| e.or_locked(&plan.dest, "subscriber"))?;
     }
     Ok(rows)
 }

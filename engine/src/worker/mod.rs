@@ -1,12 +1,15 @@
 //! The Londiste worker: runs capture, replay and copies of one queue on one node.
 //!
 //! `start` checks both sides and opens the spool; capture then runs on its own, whatever happens to the
-//! subscriber. `replay` applies batches, `copies` supervises initial copies, `provider` asks for ticks
-//! and reports the position, `events` handles what the queue itself carries.
+//! subscriber. `place` finds where replay begins in the spool, `replay` applies batches by the provider's `lists`
+//! of tables, `copies` supervises initial copies, `provider` asks for ticks and reports the position, `events`
+//! handles what the queue itself carries.
 
 pub mod copies;
 pub mod events;
 pub mod figures;
+mod lists;
+mod place;
 pub mod provider;
 pub mod replay;
 pub mod start;

@@ -15,14 +15,16 @@ use tracing::{debug, info, warn};
 
 use super::copies::Copies;
 use super::events::{EventTap, statements};
+use super::lists::{learn_set, load_registry};
+use super::place::{place_after, place_at_anchor};
 use super::start::Node;
 use super::{Shared, WorkerError, WorkerSettings};
 use crate::apply::{Applier, ApplyError};
 use crate::batch::{BatchError, Follower, Limits, Plan};
 use crate::capture::CaptureSettings;
 use crate::copy::{CopyError, CopyJob, Handover};
-use crate::spool::{Entry, Spool};
-use crate::table::registry::{Registry, SetChange, TABLES_CHANGED, provider_tables, set_of};
+use crate::spool::Spool;
+use crate::table::registry::{Registry, TABLES_CHANGED};
 use crate::table::{MergeState, Step};
 
 /// How often the position is made durable and the spool let go of.
@@ -98,99 +100,6 @@ async fn lock_node(control: &Session, settings: &WorkerSettings) -> Result<(), W
             queue: settings.queue.clone(),
         })
     }
-}
-
-/// A table's changes come under the provider's name for it. That list is never guessed: under a wrong
-/// name, changes that wait in the spool would be passed over.
-async fn load_registry(context: &Context, control: &Session) -> Result<Registry, WorkerError> {
-    let settings = &context.shared.settings;
-    let fresh: Result<Vec<(TableName, TableName)>, WorkerError> = async {
-        let provider = connect(&context.capture.provider, &settings.job_name).await?;
-        Ok(provider_tables(&provider, &settings.queue).await?)
-    }
-    .await;
-    match fresh {
-        Ok(names) => {
-            let registry = Registry::load(control, &settings.queue, &names).await?;
-            *context.provider_names.lock().await = Some(names);
-            Ok(registry)
-        }
-        Err(e) => {
-            let known = context.provider_names.lock().await.clone().unwrap_or_default();
-            let registry = Registry::load(control, &settings.queue, &known).await?;
-            let is_known = |table: &TableName| known.iter().any(|(name, _)| name == table);
-            if !registry.tables.iter().all(|t| is_known(&t.table)) {
-                return Err(e);
-            }
-            debug!(error = %e, "the provider's table list is not to be had now");
-            Ok(registry)
-        }
-    }
-}
-
-/// Makes this node's list of the set's tables what the provider has now. Events after the anchor come to the same end
-/// again. True: something was changed.
-async fn learn_set(context: &Context, control: &Session) -> Result<bool, WorkerError> {
-    let settings = &context.shared.settings;
-    let provider = connect(&context.capture.provider, &settings.job_name).await?;
-    let there = set_of(&provider, &settings.queue).await?;
-    let known = londiste::get_table_list(&**control, &settings.queue).await?;
-    let change = SetChange::between(&known, &there)?;
-    for table in &change.come {
-        londiste::global_add_table(&**control, &settings.queue, table).await?;
-    }
-    for (table, local) in &change.gone {
-        if *local {
-            warn!(%table, "the provider's set does not have this table any more: it is not followed here either");
-        }
-        londiste::global_remove_table(&**control, &settings.queue, table).await?;
-    }
-    Ok(!change.is_empty())
-}
-
-/// The place of the subscriber's own position. A spool that lost its tail in a crash gets the tick
-/// again from the provider.
-async fn place_after(context: &Context, tick: TickId) -> Result<Follower, WorkerError> {
-    loop {
-        let published = context.shared.published.notified();
-        if let Some(follower) = Follower::at_tick(&context.spool, tick)? {
-            return Ok(follower);
-        }
-        debug!(%tick, "waiting for the position's tick");
-        published.await;
-    }
-}
-
-/// The first tick from which batches are complete: its snapshot lies wholly after a transaction that
-/// began when the slot was there. Nothing is copied yet, so nothing is missed before it.
-async fn place_at_anchor(context: &Context, control: &Session) -> Result<Follower, WorkerError> {
-    let settings = &context.shared.settings;
-    let mut reader = context.spool.reader(context.spool.begin());
-    let mut told = Instant::now();
-    let anchor = 'found: loop {
-        let published = context.shared.published.notified();
-        while let Some(block) = reader.next_block()? {
-            for entry in block.entries() {
-                if let Entry::Tick(tick) = entry?
-                    && tick.snapshot.xmin() > context.anchor
-                {
-                    break 'found tick.tick_id;
-                }
-            }
-        }
-        context.shared.tick_wanted.notify_one();
-        if told.elapsed() > Duration::from_secs(10) {
-            told = Instant::now();
-            warn!(queue = %settings.queue, "waiting for the first tick: is a ticker running on the provider?");
-        }
-        tokio::select! {
-            () = published => {}
-            () = tokio::time::sleep(Duration::from_millis(200)) => {}
-        }
-    };
-    let follower = place_after(context, anchor).await?;
-    pgq_node::set_consumer_completed(&**control, &settings.queue, &context.node.worker, anchor).await?;
-    Ok(follower)
 }
 
 /// The batch is to be applied anew, with another list of tables.

@@ -61,6 +61,11 @@ pub fn partials(timeline: TimelineId) -> Prefix {
     Prefix::new(format!("{:08X}/", timeline.as_u32())).expect("made of digits")
 }
 
+/// Partials of all timelines.
+pub fn all_partials() -> Prefix {
+    Prefix::new("").expect("nothing is a beginning")
+}
+
 /// History files of all timelines.
 pub fn histories() -> Prefix {
     Prefix::new("history/").expect("a word")

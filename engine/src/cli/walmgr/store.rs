@@ -169,6 +169,9 @@ struct Row {
     last: Option<String>,
     /// Segments that are not there between the first and the last.
     missing: u64,
+    /// The newest segment of which there is the beginning only.
+    partial: Option<String>,
+    /// Of segments and partials, as stored.
     bytes: u64,
     /// Why nothing is known of the store.
     error: Option<String>,
@@ -185,6 +188,7 @@ impl Row {
             first: None,
             last: None,
             missing: 0,
+            partial: None,
             bytes: 0,
             error: None,
         }
@@ -203,7 +207,7 @@ pub async fn list(settings: &WalmgrSettings, context: &Context) -> anyhow::Resul
         }
     }
     let heads = [
-        "Store", "Timeline", "Segments", "First", "Last", "Missing", "Bytes",
+        "Store", "Timeline", "Segments", "First", "Last", "Missing", "Partial", "Bytes",
     ];
     context.output.rows(&heads, &rows, |row| {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
@@ -219,6 +223,7 @@ pub async fn list(settings: &WalmgrSettings, context: &Context) -> anyhow::Resul
             text(&row.first),
             text(&row.last),
             row.missing.to_string(),
+            text(&row.partial),
             row.bytes.to_string(),
         ]
     })?;
@@ -256,6 +261,16 @@ async fn lines(store: &dyn Store) -> anyhow::Result<Vec<Row>> {
         line.last = Some(segment.to_string());
         line.missing += before.map_or(0, |before| number.as_u64().saturating_sub(before + 1));
         *before = Some(number.as_u64());
+    }
+    for listed in store.partials(&layout::all_partials()).await? {
+        let Some(segment) = layout::segment_of(&listed.name) else {
+            continue;
+        };
+        let timeline = segment.timeline().as_u32();
+        let (line, _) = timelines.entry(timeline).or_insert_with(|| (empty.clone(), None));
+        line.timeline = Some(timeline);
+        line.partial = Some(segment.to_string());
+        line.bytes += listed.bytes;
     }
     match timelines.is_empty() {
         true => Ok(vec![empty]),

@@ -1,0 +1,206 @@
+//! What is refused before anything begins: settings, servers and tables that will not do.
+
+use skytide_fixtures::server::{Options, Server};
+
+use super::stage::{Stage, skytide};
+use super::usual;
+
+#[test]
+fn slips_in_a_configuration_file_leave_with_2_and_name_the_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = dir.path().join("leaf.ini");
+    let refused = |text: &str, words: &[&str]| {
+        std::fs::write(&conf, text).unwrap();
+        for command in [["londiste", "status"], ["doctor", ""]] {
+            let mut arguments = vec![command[0], conf.to_str().unwrap()];
+            arguments.extend(Some(command[1]).filter(|c| !c.is_empty()));
+            skytide(&arguments).with(2, words);
+        }
+    };
+    refused(
+        "[londiste]\nqueue_nam = q\n",
+        &["leaf.ini:2", "queue_nam", "Did you mean queue_name?"],
+    );
+    refused(
+        "[londiste]\ndb = dbname=x\nqueue_name = q\nspool_max_bytes = much\n",
+        &["leaf.ini:4", "spool_max_bytes"],
+    );
+    refused(
+        "[pgqd]\n",
+        &["no section [londiste]", "Begin the settings with a line"],
+    );
+    refused(
+        "[londiste]\nqueue_name = q\ndb = host=x passwrd=geheim\n",
+        &["leaf.ini:3", "passwrd", "password"],
+    );
+    refused(
+        "[londiste]\ndb = dbname=x\nqueue_name = q\ncapture = trigger\n",
+        &["leaf.ini:4", "capture"],
+    );
+    let said = skytide(&["doctor", conf.to_str().unwrap()]);
+    assert!(!said.err.contains("geheim"), "{said:?}");
+    skytide(&["londiste", "/nonexistent.ini", "status"]).with(2, &["/nonexistent.ini", "No such file"]);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_and_never_shown() {
+    let options = Options {
+        hba: Some(vec!["host all all 127.0.0.1/32 scram-sha-256".into()]),
+        ..usual()
+    };
+    let server = Server::start(options).await.unwrap();
+    let admin = server.connect("postgres").await.unwrap();
+    admin
+        .batch_execute("create role someone login password 'right'")
+        .await
+        .unwrap();
+    let dsn = format!(
+        "host=127.0.0.1 port={} user=someone dbname=postgres password=wr0ng",
+        server.port()
+    );
+    for said in [
+        skytide(&["install", &dsn]).with(1, &["127.0.0.1"]),
+        skytide(&["doctor", "--db", &dsn]).with(3, &["FAIL", "connect", "someone", "psql"]),
+        skytide(&["-vv", "install", &dsn]).with(1, &[]),
+    ] {
+        assert!(
+            !said.err.contains("wr0ng") && !said.out.contains("wr0ng"),
+            "{said:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_root_needs_logical_wal() {
+    let stage = Stage::installed(usual().with("wal_level", "replica")).await;
+    let dsn = stage.server.dsn("root");
+    stage.root(&["create-root", "root", &dsn]).with(
+        1,
+        &[
+            "wal_level is replica",
+            "alter system set wal_level = 'logical'",
+            "restart",
+        ],
+    );
+    assert_eq!(stage.count("root", "select count(*) from pgq.queue").await, 0);
+    skytide(&["doctor", "--db", &dsn, "--as", "root"]).with(3, &["wal_level", "alter system set wal_level"]);
+    // As a leaf it will do.
+    skytide(&["doctor", "--db", &stage.server.dsn("leaf"), "--as", "leaf"]).well();
+}
+
+#[tokio::test]
+async fn missing_modules_are_named_with_the_command_that_brings_them() {
+    let stage = Stage::databases(usual()).await;
+    let dsn = stage.server.dsn("root");
+    stage
+        .root(&["create-root", "root", &dsn])
+        .with(1, &["SQL modules are not installed", "skytide install"]);
+    skytide(&["doctor", "--db", &dsn]).with(3, &["schema londiste", "skytide install"]);
+}
+
+#[tokio::test]
+async fn a_table_without_usable_replica_identity_is_refused_with_the_alter_table() {
+    let stage = Stage::nodes(usual()).await;
+    stage
+        .run(
+            "root",
+            "create table nokey (id int); \
+             create table nothing (id int primary key); alter table nothing replica identity nothing; \
+             create table late (id int primary key deferrable); \
+             create table full_late (id int primary key deferrable initially deferred); \
+             alter table full_late replica identity full; \
+             create table made (id int, g int generated always as (id * 2) stored primary key); \
+             create unlogged table lost (id int primary key)",
+        )
+        .await;
+    let refused = |table: &str, words: &[&str]| {
+        let said = stage.root(&["add-table", table]);
+        said.with(1, &[&[table], words].concat());
+    };
+    refused("nokey", &["Primary key missing", "replica identity full"]);
+    refused(
+        "nothing",
+        &["alter table public.nothing replica identity default"],
+    );
+    refused(
+        "late",
+        &[
+            "deferrable",
+            "alter table public.late drop constraint late_pkey, add constraint late_pkey PRIMARY KEY (id)",
+        ],
+    );
+    refused(
+        "full_late",
+        &[
+            "Only deferrable keys",
+            "drop constraint full_late_pkey, add constraint",
+        ],
+    );
+    refused("made", &["generated column g", "replica identity using index"]);
+    refused("lost", &["alter table public.lost set logged"]);
+    assert_eq!(
+        stage
+            .count("root", "select count(*) from londiste.table_info")
+            .await,
+        1
+    );
+    assert_eq!(
+        stage
+            .count(
+                "root",
+                "select count(*) from pg_publication_tables where pubname = 'skytide_q'"
+            )
+            .await,
+        1
+    );
+
+    // One that became unusable later is the doctor's.
+    stage.run("root", "alter table a replica identity nothing").await;
+    stage.doctor("root").with(
+        3,
+        &[
+            "public.a",
+            "alter table \"public\".\"a\" replica identity default;",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn tables_that_cannot_be_added_do_not_keep_others_out() {
+    let stage = Stage::nodes(usual()).await;
+    stage
+        .run(
+            "root",
+            "create table nokey (id int); create table z (id int primary key); \
+             create table p (id int primary key) partition by range (id); \
+             create table p1 partition of p for values from (1) to (10); \
+             create table p2 partition of p for values from (10) to (20)",
+        )
+        .await;
+    stage.root(&["add-table", "p"]).with(
+        1,
+        &[
+            "public.p is partitioned: its partitions are to be added",
+            "add-table public.p1 public.p2",
+        ],
+    );
+    stage.root(&["add-table", "--all"]).with(
+        1,
+        &[
+            "table public.nokey was not added",
+            "replica identity full",
+            "1 of 4 tables were not added",
+        ],
+    );
+    let added = "select count(*) from londiste.table_info where local";
+    assert_eq!(stage.count("root", added).await, 4);
+    stage
+        .run(
+            "leaf",
+            "create table z (id int primary key) partition by range (id)",
+        )
+        .await;
+    stage
+        .leaf(&["add-table", "z"])
+        .with(1, &["public.z is partitioned"]);
+}
