@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use skytide_fixtures::server::Server;
 use skytide_fixtures::wait;
 
-use super::trio::{Trio, cut, in_recovery, missing, replicates};
+use super::trio::{Trio, cut, in_recovery, missing, replicates, rows};
 use crate::walmgr::stage::PATIENCE;
 
 /// Until a standby streams from this primary.
@@ -202,4 +202,50 @@ async fn a_primary_that_comes_back_on_the_way_is_seen_before_another_is_made() {
     };
     assert_eq!(missing(new, &BTreeSet::from([100])).await, BTreeSet::new());
     replicates(new, &[other], -1).await;
+}
+
+/// `b` is promoted, and `c` cannot follow it yet.
+async fn one_is_left_behind(trio: &Trio) {
+    let c = trio.c.0.connect("postgres").await.unwrap();
+    c.batch_execute("alter system set recovery_min_apply_delay = '1d'")
+        .await
+        .unwrap();
+    c.batch_execute("select pg_reload_conf()").await.unwrap();
+    trio.stage.run("insert into k values (1)").await;
+    streams(trio.a(), "c").await;
+    trio.a().kill().unwrap();
+    trio.configure(true, &format!("{}\nwait_timeout = 2s", trio.fence()));
+    trio.promote(&["--yes", "--to", "b"])
+        .with(1, &["c: ", "recovery_min_apply_delay"]);
+    c.batch_execute("alter system reset recovery_min_apply_delay")
+        .await
+        .unwrap();
+    c.batch_execute("select pg_reload_conf()").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_is_put_behind_by_hand_ends_the_promotion() {
+    let trio = Trio::new().await;
+    one_is_left_behind(&trio).await;
+    trio.promote(&["--rejoin", "c"]).with(0, &[]);
+    trio.promote(&["--yes"])
+        .with(0, &["was promoted before, and every step of it is done"]);
+    replicates(&trio.b.0, &[&trio.c.0], -1).await;
+}
+
+/// Prevents: a cluster that nobody can promote, because the node of an unfinished promotion has died since.
+#[tokio::test]
+async fn a_promotion_whose_node_has_died_does_not_stand_in_the_way() {
+    let trio = Trio::new().await;
+    one_is_left_behind(&trio).await;
+    trio.b.0.kill().unwrap();
+    let plan = trio
+        .promote(&["--dry-run"])
+        .with(0, &["is no primary that answers"]);
+    assert!(plan.out.contains("promote c"), "{plan:?}");
+    trio.promote(&["--yes", "--to", "c"])
+        .with(0, &["does not go on", "is no primary that answers"]);
+    assert!(!in_recovery(&trio.c.0).await);
+    let all = rows(&trio.c.0).await.unwrap();
+    assert!(all.contains(&1), "{all:?}");
 }

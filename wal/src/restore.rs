@@ -68,10 +68,29 @@ pub enum RestoreError {
     /// Recovery must not take it for the end of the WAL: more likely another place is meant.
     #[error("nothing was ever archived in {locations}: is that the right place?")]
     Unclaimed { locations: String },
+    /// Nor must this be taken for it.
+    #[error("no store has {missing}, but there is {behind}: the WAL between is lost, or still to come")]
+    Hole {
+        missing: SegmentName,
+        behind: SegmentName,
+    },
     #[error("the stores hold different clusters")]
     Mixed(#[source] IdentityError),
     #[error(transparent)]
     Target(#[from] FileError),
+}
+
+impl RestoreError {
+    /// A store was read, and what it has is no good.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            RestoreError::Damaged { .. } | RestoreError::Unsound { .. } | RestoreError::Misplaced { .. } => {
+                true
+            }
+            RestoreError::Store(error) => matches!(error, StoreError::Damaged { .. }),
+            _ => false,
+        }
+    }
 }
 
 /// Reads from stores, the first one first.
@@ -122,6 +141,27 @@ impl Restorer {
             WalFileName::Segment(segment) => self.fetch_partial(segment).await,
             _ => Ok(None),
         }
+    }
+
+    /// A segment of the same timeline behind one that no store has: that one is lost, and not the end of the WAL.
+    pub async fn behind(&self, missing: SegmentName) -> Result<Option<SegmentName>, RestoreError> {
+        for number in 0..self.stores.len() {
+            let Some((store, _)) = self.identity(number).await? else {
+                continue;
+            };
+            let timeline = missing.timeline();
+            let whole = store.list(&layout::timeline(timeline)).await?.into_iter();
+            let whole = whole.filter_map(|listed| match layout::wal_file_of(&listed.name)? {
+                WalFileName::Segment(segment) => Some(segment),
+                _ => None,
+            });
+            let begun = store.partials(&layout::partials(timeline)).await?.into_iter();
+            let begun = begun.filter_map(|listed| layout::segment_of(&listed.name));
+            if let Some(behind) = whole.chain(begun).filter(|segment| *segment > missing).min() {
+                return Ok(Some(behind));
+            }
+        }
+        Ok(None)
     }
 
     /// The file, if a store has all of it.
@@ -218,37 +258,80 @@ impl Restorer {
         blocking(work).await
     }
 
-    /// The longest beginning of the segment that a store has.
+    /// The longest beginning of the segment that a store has. One that is damaged is trouble only if no store has another;
+    /// a store that cannot be asked always, as it may have the longest.
     async fn fetch_partial(&self, segment: SegmentName) -> Result<Option<Served>, RestoreError> {
         let mut best: Option<(Served, Lsn)> = None;
+        let mut trouble = None;
         for number in 0..self.stores.len() {
-            let Some((store, identity)) = self.identity(number).await? else {
-                continue;
-            };
-            let name = WalFileName::Partial(segment);
-            let mut beginnings = Vec::new();
-            if let Asked::Served(served) = self.fetch_from(number, name).await? {
-                beginnings.push(served.bytes);
-            }
-            if let Some(partial) = partial::read(store, segment, identity.segment_size).await? {
-                beginnings.push(partial.wal);
-            }
-            for bytes in beginnings {
-                let location = store.location().to_owned();
-                let Some(served) =
-                    blocking(move || Ok(cut_to_boundary(name, identity, bytes, location))).await?
-                else {
-                    continue;
-                };
-                let Origin::Partial(end) = served.origin else {
-                    return Ok(Some(served));
-                };
-                if best.as_ref().is_none_or(|(_, best)| end > *best) {
-                    best = Some((served, end));
+            match self.longest_of(number, segment).await {
+                Ok(Some((served, None))) => return Ok(Some(served)),
+                Ok(Some((served, Some(end)))) => {
+                    if best.as_ref().is_none_or(|(_, best)| end > *best) {
+                        best = Some((served, end));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) if !error.is_damage() => return Err(error),
+                Err(error) => {
+                    let cause: &dyn std::error::Error = &error;
+                    tracing::warn!(%segment, error = cause, "a store could not serve its partial");
+                    trouble.get_or_insert(error);
                 }
             }
         }
-        Ok(best.map(|(served, _)| served))
+        match (best, trouble) {
+            (Some((served, _)), _) => Ok(Some(served)),
+            (None, Some(trouble)) => Err(trouble),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// What one store has of the segment, and where that ends; `None` for the end if it is whole after all.
+    async fn longest_of(
+        &self,
+        number: usize,
+        segment: SegmentName,
+    ) -> Result<Option<(Served, Option<Lsn>)>, RestoreError> {
+        let Some((store, identity)) = self.identity(number).await? else {
+            return Ok(None);
+        };
+        let name = WalFileName::Partial(segment);
+        let archived = self.fetch_from(number, name).await;
+        let begun = partial::read(store, segment, identity.segment_size).await;
+        let mut beginnings = Vec::new();
+        let mut trouble = None;
+        match archived {
+            Ok(Asked::Served(served)) => beginnings.push(served.bytes),
+            Ok(Asked::Missing) => {}
+            Err(error) => trouble = Some(error),
+        }
+        match begun.map_err(RestoreError::from) {
+            Ok(begun) => beginnings.extend(begun.map(|begun| begun.wal)),
+            Err(error) => trouble = Some(error),
+        }
+        if trouble.as_ref().is_some_and(|error| !error.is_damage()) {
+            return Err(trouble.expect("it was just seen"));
+        }
+        let mut best: Option<(Served, Lsn)> = None;
+        for bytes in beginnings {
+            let location = store.location().to_owned();
+            let Some(served) = blocking(move || Ok(cut_to_boundary(name, identity, bytes, location))).await?
+            else {
+                continue;
+            };
+            let Origin::Partial(end) = served.origin else {
+                return Ok(Some((served, None)));
+            };
+            if best.as_ref().is_none_or(|(_, best)| end > *best) {
+                best = Some((served, end));
+            }
+        }
+        match (best, trouble) {
+            (Some((served, end)), _) => Ok(Some((served, Some(end)))),
+            (None, Some(trouble)) => Err(trouble),
+            (None, None) => Ok(None),
+        }
     }
 }
 

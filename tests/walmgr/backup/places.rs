@@ -49,6 +49,25 @@ async fn a_delta_leaves_a_living_servers_tablespace_alone() {
     assert_unharmed(&stage).await;
 }
 
+/// Prevents: a restore into a copy of a living server's data directory, whose links lead to what the server has.
+#[tokio::test]
+async fn a_delta_into_a_copy_takes_nothing_from_the_server() {
+    let (stage, _) = with_tablespace().await;
+    let copy = stage.directory("copied").join("data");
+    let from = stage.server.data_dir().display().to_string();
+    let copied = stage
+        .server
+        .command("/bin/cp")
+        .args(["-a", &from, copy.to_str().unwrap()])
+        .output();
+    assert!(copied.unwrap().status.success());
+    fs::remove_file(copy.join("postmaster.pid")).unwrap();
+    for more in [&["--delta"][..], &["--delta", "--dry-run"]] {
+        restore(&stage, "latest", "copied", more).with(1, &["is used by the server in", &from]);
+    }
+    assert_unharmed(&stage).await;
+}
+
 /// Prevents: a restore that was broken off and goes on without its mapping, into the living server's tablespace.
 #[cfg(feature = "failpoints")]
 #[tokio::test]

@@ -6,6 +6,7 @@ use super::*;
 async fn recovery_ends_where_it_was_asked_to() {
     let stage = stage(Options::default()).await;
     backup(&stage);
+    after_the_checkpoint(&stage).await;
     let client = stage.client().await;
     let rows = "select count(*) from mark";
     client
@@ -20,15 +21,7 @@ async fn recovery_ends_where_it_was_asked_to() {
     client.batch_execute("insert into mark values (2)").await.unwrap();
     let lsn = text("select pg_current_wal_insert_lsn()::text").await;
     client.batch_execute("insert into mark values (3)").await.unwrap();
-    // A transaction of a later moment than this one: the clock has to have moved on.
-    let time = text("select clock_timestamp()::text").await;
-    wait::until("the clock", PATIENCE, async || {
-        let moved = "select clock_timestamp() > $1::text::timestamptz + interval '5 ms'";
-        let moved: bool = client.query_one(moved, &[&time]).await?.get(0);
-        Ok(moved.then_some(()))
-    })
-    .await
-    .unwrap();
+    let time = moment(&stage).await;
     let xid = text("insert into mark values (4) returning pg_current_xact_id()::text").await;
     client.batch_execute("delete from mark").await.unwrap();
     flush(&stage).await;
@@ -71,6 +64,55 @@ async fn recovery_ends_where_it_was_asked_to() {
     assert!(!stage.path("never/data").exists());
     let said = restore(&stage, "latest", "never", &["--lsn", "0/1000028"]);
     said.with(1, &["no backup was finished before"]);
+}
+
+/// Of the server's clock, which has moved on when this returns: what is committed now is later.
+async fn moment(stage: &Stage) -> String {
+    let client = stage.client().await;
+    let now = "select clock_timestamp()::text";
+    let time: String = client.query_one(now, &[]).await.unwrap().get(0);
+    wait::until("the clock", PATIENCE, async || {
+        let moved = "select clock_timestamp() > $1::text::timestamptz + interval '5 ms'";
+        let moved: bool = client.query_one(moved, &[&time]).await?.get(0);
+        Ok(moved.then_some(()))
+    })
+    .await
+    .unwrap();
+    time
+}
+
+/// A backup is good for moments that are surely later than its checkpoint's, which is known to the second.
+async fn after_the_checkpoint(stage: &Stage) {
+    let client = stage.client().await;
+    wait::until("the checkpoint to be of the past", PATIENCE, async || {
+        let past = "select clock_timestamp() > checkpoint_time + interval '2 s' from pg_control_checkpoint()";
+        let past: bool = client.query_one(past, &[]).await?.get(0);
+        Ok(past.then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+/// Prevents: a restore to a moment that comes with later commits, as the backup has them.
+#[tokio::test]
+async fn a_moment_is_reached_from_a_backup_that_was_begun_before() {
+    let stage = stage(Options::default()).await;
+    let first = backup(&stage);
+    after_the_checkpoint(&stage).await;
+    stage
+        .run("create table mark (n int); insert into mark values (1)")
+        .await;
+    let time = moment(&stage).await;
+    stage.run("insert into mark values (2)").await;
+    let second = backup(&stage);
+    stage.run("insert into mark values (3)").await;
+    flush(&stage).await;
+    restore(&stage, &second, "never", &["--time", &time])
+        .with(1, &["cannot be reached", &second, "may have later commits"]);
+    let said = restore(&stage, "latest", "restored", &["--time", &time, "--json"]).with(0, &[]);
+    assert_eq!(said.json()["backup"], first.as_str());
+    let restored = stage.recovered("restored").await;
+    assert_eq!(count(&restored.0, "select max(n)::bigint from mark").await, 1);
 }
 
 /// Prevents: a target between a transaction's last row and its commit, from which recovery comes with the commit.
@@ -128,7 +170,10 @@ async fn the_end_of_the_wal_is_a_position() {
 #[tokio::test]
 async fn the_plan_names_gaps_before_anything_is_copied() {
     let stage = stage(Options::default()).await;
+    configure(&stage, "restore_timeout = 1s");
     let label = backup(&stage);
+    let wanted = content(&stage.server).await;
+    flush(&stage).await;
     let gone = stage.segment(10).await;
     flush(&stage).await;
     let plan = restore(&stage, "latest", "plan", &["--dry-run", "--json"]).with(0, &[]);
@@ -142,6 +187,28 @@ async fn the_plan_names_gaps_before_anything_is_copied() {
 
     fs::remove_file(stage.stored(&gone)).unwrap();
     restore(&stage, "latest", "plan", &["--dry-run"]).with(0, &[&gone, "is missing"]);
+    restore(&stage, "latest", "short", &[]).with(0, &[&gone, "is missing"]);
+    let short = stage.recovered("short").await;
+    assert!(content(&short.0).await.0 > wanted.0, "it ends before the gap");
+    drop(short);
+
+    // Who did not know of the gap is stopped there: recovery would take it for the end.
+    let target = stage.directory("asking/pg_wal").join("RECOVERYXLOG");
+    stage
+        .restore_file(&gone, &target)
+        .with(255, &[&gone, "the WAL between is lost"]);
+    {
+        let _daemon = stage.daemon().await;
+        stage.restore_file(&gone, &target).with(255, &[&gone, "is lost"]);
+    }
+    // Nor does a server that knows where to end: it reads ahead, and gives up if it does not come there.
+    let auto_conf = stage.path("asking/postgresql.auto.conf");
+    fs::write(&auto_conf, "recovery_target_lsn = '0/3000000'\n").unwrap();
+    stage.restore_file(&gone, &target).with(1, &[]);
+    fs::write(&auto_conf, "recovery_target_lsn = ''\n").unwrap();
+    stage.restore_file(&gone, &target).with(255, &[]);
+    fs::write(stage.path("asking/standby.signal"), "").unwrap();
+    stage.restore_file(&gone, &target).with(1, &[]);
     let said = restore(&stage, "latest", "plan", &["--lsn", "0/FF000000"]);
     said.with(1, &["cannot be reached", &gone]);
 

@@ -1,10 +1,11 @@
 use std::path::Path;
 
 use super::*;
+use crate::SegmentSize;
 use crate::format::version::Major;
 use crate::restore::{Origin, RestoreError, Restorer};
 use crate::sample::{SYSTEM, Sample};
-use crate::store::DirStore;
+use crate::store::{DirStore, partial};
 use tempfile::TempDir;
 
 const FIRST: &str = "000000010000000000000001";
@@ -594,4 +595,55 @@ async fn whoever_archives_one_file_fills_the_hole_before_it() {
     for (name, _) in &history {
         assert!(stage.stored(1, name).is_file(), "{name}");
     }
+}
+
+/// Prevents: a partial that is damaged in one store, and recovery that stops though another store has it.
+#[tokio::test]
+async fn a_damaged_partial_does_not_stand_before_a_sound_one() {
+    let stage = Stage::new(2, 2);
+    let history = history(4, 1);
+    stage.archive(&history[0].0, &history[0].1).await.unwrap();
+    let WalFileName::Segment(segment) = name(&history[1].0) else {
+        panic!("it is a segment");
+    };
+    let start = segment.start(SegmentSize::new(1 << 20).unwrap()).unwrap();
+    let piece = partial::WalPiece {
+        start_lsn: start,
+        boundary: partial::Boundary {
+            lsn: start,
+            last_record: None,
+        },
+        wal: history[1].1[..8192].to_vec().into(),
+    };
+    let of_segment = layout::partial_of(segment);
+    for store in &stage.stores {
+        let piece = Content::new(piece.encode().unwrap());
+        store.append(&of_segment, 0, piece).await.unwrap();
+    }
+    let asked = self::name(&history[1].0);
+    let first = stage.restorer().fetch(asked).await.unwrap().unwrap();
+    assert!(matches!(first.origin, Origin::Partial(_)), "{:?}", first.origin);
+    let damage = |number: usize| {
+        let partials = stage.dir.path().join(number.to_string()).join("partial");
+        let file = partials.join(of_segment.as_str());
+        let bytes = std::fs::read(&file).unwrap();
+        std::fs::write(&file, flip(&bytes, 8 * 60)).unwrap();
+    };
+    damage(0);
+    let second = stage.restorer().fetch(asked).await.unwrap().unwrap();
+    assert!(second.bytes == first.bytes && second.location != first.location);
+    let listed = stage.stores[0].partials(&layout::all_partials()).await.unwrap();
+    assert_eq!(listed.len(), 1, "the others are still to be found");
+    damage(1);
+    let error = stage.restorer().fetch(asked).await.unwrap_err();
+    assert!(error.is_damage(), "{error}");
+
+    // What lies behind says that it is not the end of the WAL.
+    assert_eq!(stage.restorer().behind(segment).await.unwrap(), None);
+    stage.archive(&history[3].0, &history[3].1).await.unwrap();
+    let behind = stage.restorer().behind(segment).await.unwrap();
+    assert_eq!(
+        behind.map(|behind| behind.to_string()).as_ref(),
+        Some(&history[3].0)
+    );
 }

@@ -98,6 +98,10 @@ pub enum BackupError {
     TablespaceTaken { path: PathBuf, data: PathBuf },
     #[error("backup {label} vanished from the stores while it was written")]
     Vanished { label: Label },
+    #[error(
+        "backup {label} was begun meanwhile and may need what would be removed: call again when it has ended"
+    )]
+    Begun { label: Label },
     #[error("WAL at {lsn} cannot be read: {what}")]
     UnreadableWal { lsn: Lsn, what: String },
     #[error("the work was given up")]

@@ -215,6 +215,7 @@ pub struct Scan {
 }
 
 /// How far a scan came.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Scanned {
     /// The last whole record's beginning.
     pub last_lsn: Option<Lsn>,
@@ -288,9 +289,15 @@ impl Scan {
         match target {
             Target::Latest => {
                 self.consistent(plan).await?;
-                let (end, commit) = self.last_commit(&plan.wal.segments).await?;
-                plan.end_lsn = end;
+                let (scanned, commit) = self.last_commit(&plan.wal.segments).await?;
+                plan.end_lsn = scanned.end_lsn;
                 plan.last_commit = commit;
+                if plan.wal.gap.is_some()
+                    && let Some(lsn) = scanned.last_lsn
+                {
+                    // Without a target `restore-wal` would stop the server at what is missing.
+                    plan.stop_at = StopAt::Lsn { lsn, inclusive: true };
+                }
                 return Ok(());
             }
             Target::Immediate => {
@@ -309,8 +316,11 @@ impl Scan {
         }
         let mut last: Option<Commit> = None;
         let mut found: Option<(Lsn, Lsn)> = None;
+        let mut begun: Option<Timestamp> = None;
+        let start_lsn = plan.backup.start_lsn;
         let scanned = self
             .records(&plan.wal.segments, |record| {
+                begun = begun.or_else(|| checkpoint_of(record, start_lsn));
                 let commit = commit_of(record);
                 let is_there = match target {
                     // What begins before it is replayed, as far as it may go.
@@ -337,6 +347,15 @@ impl Scan {
                 }
             })
             .await?;
+        if let (Target::Time(at), Some(begun)) = (target, begun)
+            && at.as_micros() < begun.as_micros() + CHECKPOINT_TIME
+        {
+            return Err(missed(format!(
+                "backup {} was begun at {}, by the server's clock, and may have later commits",
+                plan.backup.label,
+                show(begun)
+            )));
+        }
         if let (Target::Lsn(lsn), None, Some(last_lsn), Some(end)) =
             (target, found, scanned.last_lsn, scanned.end_lsn)
             && *lsn <= next_record(end, self.size)
@@ -423,11 +442,8 @@ impl Scan {
     }
 
     /// The end of the WAL and its last commit, which is looked for from behind.
-    async fn last_commit(
-        &self,
-        segments: &[SegmentName],
-    ) -> Result<(Option<Lsn>, Option<Commit>), BackupError> {
-        let mut end = None;
+    async fn last_commit(&self, segments: &[SegmentName]) -> Result<(Scanned, Option<Commit>), BackupError> {
+        let mut newest: Option<Scanned> = None;
         for first in (0..segments.len()).rev() {
             let Some(rest) = segments.get(first..) else { break };
             // A commit may begin in the segment before: two are read together.
@@ -439,12 +455,15 @@ impl Scan {
                     ControlFlow::Continue(())
                 })
                 .await?;
-            end = end.or(scanned.end_lsn);
+            let newest = newest.get_or_insert(scanned);
+            if newest.end_lsn.is_none() {
+                *newest = scanned;
+            }
             if last.is_some() {
-                return Ok((end, last));
+                return Ok((*newest, last));
             }
         }
-        Ok((end, None))
+        Ok((newest.unwrap_or_default(), None))
     }
 }
 
@@ -455,6 +474,25 @@ fn commit_of(record: &Record<'_>) -> Option<Commit> {
         time: end.time,
         lsn: record.lsn,
     })
+}
+
+/// A checkpoint's record has whole seconds, taken just before its position: what was committed before that position was
+/// so within this time after them. Microseconds.
+const CHECKPOINT_TIME: i64 = 2_000_000;
+
+/// When the server began the checkpoint that begins at `redo`: what the backup starts from has commits up to then.
+fn checkpoint_of(record: &Record<'_>, redo: Lsn) -> Option<Timestamp> {
+    const SHUTDOWN: u8 = 0x00;
+    const ONLINE: u8 = 0x10;
+    // Of the same struct CheckPoint in 13 to 18.
+    const TIME: usize = 64;
+    if record.rmgr() != Rmgr::XLOG || ![SHUTDOWN, ONLINE].contains(&record.header.opcode()) {
+        return None;
+    }
+    let data = record.main_data();
+    let number = |at: usize| Some(u64::from_le_bytes(data.get(at..at + 8)?.try_into().ok()?));
+    let seconds = i64::try_from(number(TIME)?).ok()?;
+    (number(0)? == redo.as_u64()).then(|| from_unix(seconds))
 }
 
 /// The name in a record of `pg_create_restore_point`: a time, then the name and zeros up to 64 bytes.

@@ -1,5 +1,7 @@
 //! What a restored cluster's server is told: where WAL comes from, and where to stop.
 
+use std::path::Path;
+
 use skytide_sql::Lsn;
 
 /// Settings that would stand in the way of ours, from the cluster that was backed up.
@@ -130,6 +132,8 @@ impl Recovery {
                 }
             }
             Role::Primary { stop_at, action } => {
+                // A delayed standby's: it would wait before each commit.
+                set("recovery_min_apply_delay", "0");
                 match stop_at {
                     StopAt::End => {}
                     StopAt::Immediate => set("recovery_target", "immediate"),
@@ -178,6 +182,24 @@ fn no_targets(wanted: Option<&str>, set: &mut impl FnMut(&str, &str)) {
     if wanted != Some("recovery_target_lsn") {
         set("recovery_target_inclusive", "on");
     }
+}
+
+/// Whether a data directory's configuration names an end for its recovery. The server then gives up where the WAL ends
+/// before that ("recovery ended before configured recovery target was reached").
+pub fn has_target(data: &Path) -> bool {
+    let files = ["postgresql.conf", "postgresql.auto.conf"];
+    let texts = files.map(|file| std::fs::read_to_string(data.join(file)).unwrap_or_default());
+    let says_something = |target: &&str| {
+        let lines = texts.iter().flat_map(|text| text.lines());
+        let values = lines.filter_map(|line| {
+            let (name, value) = line.split_once('=')?;
+            (name.trim() == *target).then(|| value.trim())
+        });
+        values
+            .last()
+            .is_some_and(|value| !value.is_empty() && !value.starts_with("''"))
+    };
+    TARGETS.iter().any(says_something)
 }
 
 /// The lines of a configuration file that do not set such a name.
@@ -240,7 +262,7 @@ mod tests {
             "work_mem = '8MB'\n# Written by skytide walmgr restore\nrestore_command = 'it''s %f \"%p\"'\n\
              recovery_target_timeline = 'latest'\narchive_cleanup_command = ''\nrecovery_end_command = ''\n\
              recovery_target = ''\nrecovery_target_name = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
-             recovery_target_lsn = '1/2'\nrecovery_target_inclusive = 'off'\n\
+             recovery_min_apply_delay = '0'\nrecovery_target_lsn = '1/2'\nrecovery_target_inclusive = 'off'\n\
              recovery_target_action = 'promote'\n"
         );
         assert_eq!(recovery.signal(), "recovery.signal");

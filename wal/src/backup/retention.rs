@@ -185,11 +185,13 @@ pub async fn plan(
     with_wal: bool,
 ) -> Result<Purge, BackupError> {
     let alone = Stores::new(vec![store.clone()], 1);
+    let now = unix_now();
+    // Before the list: one that ends meanwhile is in both, and what it is built on stays.
+    let unfinished = unfinished_by_age(&**store, now).await?;
+    fail::fail_point!("purge::unfinished");
     // One that cannot be read is neither purged nor counted, and its WAL not known: nothing goes.
     let backups = list(&alone).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let now = unix_now();
     let mut purge = Purge::default();
-    let unfinished = unfinished_by_age(&**store, now).await?;
     let under_way = unfinished.alive().cloned();
     let claimed: Vec<Label> = unfinished
         .alive
@@ -289,7 +291,16 @@ async fn wal(
 
 /// Carries a plan out. A backup's manifest goes first: from then on it is none. What a broken-off run leaves, the
 /// next one finds as unfinished.
+///
+/// # Errors
+/// [`BackupError::Begun`] if a backup was begun since the plan that needs what would go.
 pub async fn carry_out(store: &dyn Store, purge: &Purge) -> Result<(), BackupError> {
+    for (label, parent) in unfinished_by_age(store, unix_now()).await?.alive {
+        let goes = |parent: &Label| purge.backups.iter().any(|backup| backup.label == *parent);
+        if !purge.wal.is_empty() || parent.as_ref().is_some_and(goes) {
+            return Err(BackupError::Begun { label });
+        }
+    }
     let labels = purge.backups.iter().map(|backup| &backup.label);
     // What is built on others goes before them.
     for label in labels.rev() {

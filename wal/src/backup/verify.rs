@@ -186,11 +186,11 @@ async fn one(
         // A run that is broken off need not begin anew.
         const MARK_EVERY: usize = 256;
         if before == report.problems.len() && (number + 1) % MARK_EVERY == 0 {
-            mark(&**store, label, number + 1).await?;
+            noted(&**store, label, number + 1).await;
         }
     }
     if before == report.problems.len() && known < objects.len() {
-        mark(&**store, label, objects.len()).await?;
+        noted(&**store, label, objects.len()).await;
     }
     Ok(())
 }
@@ -276,6 +276,14 @@ async fn mark(store: &dyn Store, label: &Label, objects: usize) -> Result<(), Ba
         }
     }
     Ok(())
+}
+
+/// The same, where a store may be one that can only be read: then everything is read again the next time.
+async fn noted(store: &dyn Store, label: &Label, objects: usize) {
+    if let Err(error) = mark(store, label, objects).await {
+        let cause: &dyn std::error::Error = &error;
+        tracing::warn!(store = store.location(), backup = %label, error = cause, "what was found sound is not noted");
+    }
 }
 
 /// Keeps reading below a rate.

@@ -15,11 +15,17 @@ pub async fn reconsider(
     journal: &Journal,
     wish: &Wish,
 ) -> Result<Option<String>, PromoteError> {
-    if journal.is_done(&Step::Promote) {
-        return Ok(None);
-    }
     let survey = look(settings, journal, wish).await?;
     let primary = survey.primaries().next();
+    if journal.is_done(&Step::Promote) {
+        let lives = primary == Some(&journal.new);
+        return Ok((!lives).then(|| {
+            format!(
+                "{} was promoted, and is no primary that answers any more",
+                journal.new
+            )
+        }));
+    }
     // Killed after that step and before its note.
     if primary == Some(&journal.new) {
         return Ok(None);

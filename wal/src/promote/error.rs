@@ -105,6 +105,18 @@ pub enum PromoteError {
     },
 }
 
+impl PromoteError {
+    /// The server is there, and recovers still: `cannot_connect_now`.
+    pub(super) fn is_starting(&self) -> bool {
+        match self {
+            PromoteError::Connect { source, .. } => {
+                matches!(&**source, ConnectError::Refused { code: Some(code), .. } if code == "57P03")
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Why nothing is done. Nothing was changed anywhere.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

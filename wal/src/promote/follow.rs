@@ -10,6 +10,7 @@ use rustix::fs::FlockOperation;
 
 use super::gained::{self, Loss};
 use super::hook::Hook;
+use super::journal;
 use super::node::{Answer, Node, conninfo_of};
 use super::slots;
 use super::source::walk;
@@ -75,7 +76,21 @@ pub async fn rejoin(settings: &Settings, name: &str) -> Result<(String, String),
     }
     let leader = primary.ok_or(Refusal::NoPrimary)?;
     let done = Box::pin(follow(settings, &leader, node, Loss::Any)).await?;
+    journal::followed(&settings.journal, leader.node.name(), name, &done)?;
     Ok((leader.node.name().to_owned(), done))
+}
+
+/// A server that was started a moment ago, by a call that was killed then, answers soon.
+async fn reach_when_up(settings: &Settings, node: &NodeSettings) -> Result<Arc<Node>, PromoteError> {
+    let began = Instant::now();
+    loop {
+        match Node::reach(node, settings.answer_timeout).await {
+            Err(error) if error.is_starting() && began.elapsed() < settings.wait_timeout => {
+                tokio::time::sleep(KICK).await;
+            }
+            reached => return reached,
+        }
+    }
 }
 
 /// Returns what was done, when the node streams from the leader. It is rewound if need be, but only for this loss.
@@ -86,7 +101,7 @@ pub(super) async fn follow(
     loss: Loss,
 ) -> Result<String, PromoteError> {
     let kept = kept_place(settings, node);
-    let silence = match Node::reach(node, settings.answer_timeout).await {
+    let silence = match reach_when_up(settings, node).await {
         Ok(live) => {
             let answer = live.ask().await?;
             if !answer.in_recovery {
@@ -180,9 +195,10 @@ async fn direct(settings: &Settings, leader: &Leader, node: &Arc<Node>) -> Resul
         let waited = began.elapsed();
         if waited > settings.wait_timeout {
             let what = format!(
-                "it does not stream timeline {} from {} after {waited:.0?}; its log says why",
+                "it does not stream timeline {} from {} after {waited:.0?}; {}",
                 leader.timeline,
-                leader.node.name()
+                leader.node.name(),
+                held_back(&node.ask().await?)
             );
             return Err(trouble(&node.settings, &what));
         }
@@ -205,6 +221,18 @@ async fn direct(settings: &Settings, leader: &Leader, node: &Arc<Node>) -> Resul
         ));
     }
     Ok(format!("{} streams from {}", node.name(), leader.node.name()))
+}
+
+/// Why a standby may not go on to a new timeline.
+fn held_back(answer: &Answer) -> String {
+    match (answer.paused, answer.apply_delay.is_zero()) {
+        (true, _) => "its replay is paused: select pg_wal_replay_resume()".into(),
+        (false, false) => format!(
+            "its recovery_min_apply_delay of {:?} holds it back: reset that, and let it follow then",
+            answer.apply_delay
+        ),
+        (false, true) => "its log says why".into(),
+    }
 }
 
 fn needs_disk(node: &NodeSettings) -> Result<(), PromoteError> {

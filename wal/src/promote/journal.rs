@@ -183,6 +183,28 @@ impl Journal {
     }
 }
 
+/// A node was put behind the new primary by hand: of an unfinished promotion that is one step less.
+pub(super) fn followed(path: &Path, new: &str, node: &str, note: &str) -> Result<(), PromoteError> {
+    let is_open = |journal: &Journal| {
+        journal.new == new
+            && journal.is_done(&Step::Promote)
+            && journal.open().any(|step| *step == Step::Follow(node.to_owned()))
+    };
+    if !Journal::read(path)?.is_some_and(|journal| is_open(&journal)) {
+        return Ok(());
+    }
+    let _lock = lock(path)?;
+    let Some(mut journal) = Journal::read(path)?.filter(is_open) else {
+        return Ok(());
+    };
+    journal.done.push(Done {
+        step: Step::Follow(node.to_owned()),
+        ms: 0.0,
+        note: note.to_owned(),
+    });
+    journal.write(path)
+}
+
 /// Keeps a second process out until the file is dropped, or its process is gone.
 pub(super) fn lock(journal: &Path) -> Result<File, PromoteError> {
     let path = journal.with_extension("lock");

@@ -88,6 +88,11 @@ impl Prefetch {
         self.0.restorer.belongs_to(system_id).await.map_err(Arc::new)
     }
 
+    /// As [`Restorer::behind`].
+    pub async fn behind(&self, missing: SegmentName) -> Result<Option<SegmentName>, Arc<RestoreError>> {
+        self.0.restorer.behind(missing).await.map_err(Arc::new)
+    }
+
     pub async fn fetch(&self, name: WalFileName) -> Outcome {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
         let ahead = {

@@ -108,7 +108,8 @@ pub struct Listed {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedPartial {
     pub name: PartialName,
-    /// Bytes that its pieces have together.
+    /// Bytes that its pieces have together; of a damaged one, which [`Store::read_partial`] refuses, those before
+    /// the damage.
     pub bytes: u64,
 }
 

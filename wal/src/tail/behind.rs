@@ -316,24 +316,34 @@ async fn sweep(store: &dyn Store, oldest: SegmentName, size: SegmentSize) -> Res
         else {
             continue;
         };
-        let Some(begun) = partial::read(store, segment, size).await? else {
-            continue;
+        let begun = match partial::read(store, segment, size).await {
+            Ok(None) => continue,
+            // The whole segment takes its place, and is checked.
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::warn!("{error}");
+                None
+            }
+            read => read?,
         };
         let (_, whole) = crate::pack::unpack(&packed).map_err(|error| StoreError::Damaged {
             location: store.location().to_owned(),
             name: segment.to_string(),
             what: error.to_string(),
         })?;
-        let start = segment.start(size).unwrap_or(begun.boundary.lsn);
-        match first_difference(start, size, &whole, &begun.wal) {
-            Some(lsn) if lsn < begun.boundary.lsn => {
+        let differs = begun.and_then(|begun| {
+            let start = segment.start(size).unwrap_or(begun.boundary.lsn);
+            let lsn = first_difference(start, size, &whole, &begun.wal)?;
+            (lsn < begun.boundary.lsn).then_some(lsn)
+        });
+        match differs {
+            Some(lsn) => {
                 return Err(TailError::Diverged {
                     location: store.location().to_owned(),
                     segment,
                     lsn,
                 });
             }
-            _ => {
+            None => {
                 // Its writer may have died before its name was durable; what is put again is.
                 let object = layout::object_of(WalFileName::Segment(segment));
                 let _: Put = store.put(&object, Content::new(packed)).await?;

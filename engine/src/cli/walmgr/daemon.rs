@@ -332,7 +332,9 @@ async fn do_restore(
         if let Some(cluster) = cluster {
             service.prefetch.belongs_to(cluster).await?;
         }
-        service.prefetch.fetch(name).await
+        let found = service.prefetch.fetch(name).await?;
+        let behind = async |segment| service.prefetch.behind(segment).await;
+        restore::unless_hole(name, &request.path, found, behind).await
     };
     let fetched = shown(stream, restore::patiently(service.restore_timeout, fetch)).await?;
     // Whoever has given up gets no file: by now it would be in the way of another one.

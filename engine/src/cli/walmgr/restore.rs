@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use skytide_wal::WalFileName;
+use skytide_wal::backup::recovery::has_target;
 use skytide_wal::control;
 use skytide_wal::restore::{Origin, RestoreError, Restorer, Served, deliver, server_has_more};
 use skytide_wal::store::identity::IdentityError;
+use skytide_wal::{SegmentName, WalFileName};
 use tracing::{info, warn};
 
 use super::client::{self, Reply};
@@ -23,8 +24,8 @@ use crate::cli::Outcome;
 use crate::config::settings::WalmgrSettings;
 
 pub const HELP: &str = "\
-Exit codes: 0 the file is there; 1 no store has it; 255 it is damaged or the stores cannot be asked, so recovery has \
-to stop. So it is with a store of another cluster than that of the data directory the file goes to. Where standby.signal \
+Exit codes: 0 the file is there; 1 no store has it; 255 it is damaged, the stores cannot be asked, or they have later \
+segments of the same timeline, so recovery has to stop. So it is with a store of another cluster than that of the data directory the file goes to. Where standby.signal \
 is, stores that cannot be asked, another cluster's stores and a configuration that cannot be read are exit code 1: the \
 standby tries again.
 
@@ -105,10 +106,9 @@ async fn by_itself(
     let cluster = cluster_of(&path, settings.data_dir.as_deref());
     let restorer = Restorer::new(store::open_all(&settings)?, cluster);
     let fetch = || async {
-        match restorer.fetch(name).await {
-            Ok(found) => Ok(found.map(Arc::new)),
-            Err(error) => Err(Arc::new(error)),
-        }
+        let found = restorer.fetch(name).await.map_err(Arc::new)?.map(Arc::new);
+        let behind = async |segment| restorer.behind(segment).await.map_err(Arc::new);
+        unless_hole(name, &path, found, behind).await
     };
     Ok(finish(
         name,
@@ -132,7 +132,30 @@ pub fn cluster_of(target: &Path, configured: Option<&Path>) -> Option<u64> {
     controls.find_map(|path| Some(store::read_control(&path).ok()?.system_id))
 }
 
-/// Tries again while a store cannot be reached.
+/// What was found, unless recovery would take a hole in the WAL for its end. A standby asks again by itself, and so often
+/// that looking for what is behind would be dear. A server that was told where to end does not end elsewhere, and reads
+/// ahead of that.
+pub async fn unless_hole(
+    name: WalFileName,
+    target: &Path,
+    found: Option<Arc<Served>>,
+    behind: impl AsyncFnOnce(SegmentName) -> Result<Option<SegmentName>, Arc<RestoreError>>,
+) -> Result<Option<Arc<Served>>, Arc<RestoreError>> {
+    let whole = found
+        .as_ref()
+        .is_some_and(|served| served.origin == Origin::Whole);
+    match name {
+        WalFileName::Segment(missing) if !whole && ends_with_the_wal(target) => {
+            match behind(missing).await? {
+                Some(behind) => Err(Arc::new(RestoreError::Hole { missing, behind })),
+                None => Ok(found),
+            }
+        }
+        _ => Ok(found),
+    }
+}
+
+/// Tries again while a store cannot be reached, or one that several archive to has a later segment first.
 pub async fn patiently<T, F: Future<Output = Result<T, Arc<RestoreError>>>>(
     timeout: Duration,
     mut fetch: impl FnMut() -> F,
@@ -158,6 +181,7 @@ fn is_transient(error: &RestoreError) -> bool {
         RestoreError::Store(error) | RestoreError::Identity(IdentityError::Store(error)) => {
             error.is_transient()
         }
+        RestoreError::Hole { .. } => true,
         _ => false,
     }
 }
@@ -216,6 +240,12 @@ pub fn trouble(target: &Path) -> u8 {
         true => MISSING,
         false => STOP,
     }
+}
+
+/// Recovery is over where no file is left.
+fn ends_with_the_wal(target: &Path) -> bool {
+    let data_dir = target.parent().and_then(Path::parent);
+    !serves_standby(target) && !data_dir.is_some_and(has_target)
 }
 
 /// PostgreSQL names a file in `pg_wal`, and keeps the signal file above it.

@@ -83,6 +83,10 @@ impl TargetDirs {
             }
             let used = is_used(root)?;
             if number == 0 {
+                let wal = root.join("pg_wal");
+                if wal.is_symlink() {
+                    refuse_served(&wal)?;
+                }
                 if used {
                     self.check_cluster(root, delta)?;
                 }
@@ -93,6 +97,8 @@ impl TargetDirs {
                     path: root.to_path_buf(),
                     data: self.data.clone(),
                 });
+            } else if used {
+                refuse_served(root)?;
             }
         }
         Ok(())
@@ -276,6 +282,35 @@ fn running(data: &Path) -> Option<i32> {
     }
 }
 
+/// A copy of a data directory has the links of the one it was copied from: what they lead to is not taken from a server
+/// that runs.
+fn refuse_served(place: &Path) -> Result<(), BackupError> {
+    let Ok(real) = std::fs::canonicalize(place) else {
+        return Ok(());
+    };
+    for (data, pid) in servers() {
+        let links = std::fs::read_dir(data.join("pg_tblspc")).into_iter().flatten();
+        let links = links.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut places = links.chain([data.join("pg_wal")]);
+        if places.any(|used| std::fs::canonicalize(used).is_ok_and(|used| used == real)) {
+            let what = format!("is used by the server in {}, process {pid}", data.display());
+            return Err(refused(&real, &what));
+        }
+    }
+    Ok(())
+}
+
+/// Data directories of servers that run on this host, as far as this user may see: a postmaster works in its own.
+fn servers() -> Vec<(PathBuf, i32)> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten();
+    let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: i32| {
+        let dir = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        (running(&dir) == Some(pid)).then_some((dir, pid))
+    })
+    .collect()
+}
+
 /// Removes files that are not in `keep`, and directories that are not in `dirs`. Links are not followed.
 fn clear(dir: &Path, keep: &HashSet<PathBuf>, dirs: &HashSet<PathBuf>) -> Result<u64, FileError> {
     let mut removed = 0;
@@ -284,7 +319,7 @@ fn clear(dir: &Path, keep: &HashSet<PathBuf>, dirs: &HashSet<PathBuf>) -> Result
         let path = entry.path();
         let kind = entry.file_type().to("look at", &path)?;
         let name = entry.file_name();
-        if name == "lost+found" || keep.contains(&path) {
+        if name == "lost+found" || keep.contains(&path) && !kind.is_symlink() {
             continue;
         }
         if kind.is_dir() {
@@ -432,6 +467,12 @@ mod tests {
         std::fs::write(&precious, "x").unwrap();
         std::os::unix::fs::symlink(&precious, data.join("link")).unwrap();
         assert_eq!(dirs.remove_others(&backup).unwrap(), 4, "two files and two links");
+        // What is in the backup goes into a file of its own.
+        std::fs::remove_file(data.join("PG_VERSION")).unwrap();
+        std::os::unix::fs::symlink(&precious, data.join("PG_VERSION")).unwrap();
+        assert_eq!(dirs.remove_others(&backup).unwrap(), 1);
+        assert!(!data.join("PG_VERSION").is_symlink());
+        std::fs::write(data.join("PG_VERSION"), "x").unwrap();
         assert!(data.join("PG_VERSION").exists() && data.join("base").is_dir() && precious.exists());
         assert!(!data.join("old").exists() && !data.join("pg_wal/0001").exists());
     }

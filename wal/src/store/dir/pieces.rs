@@ -75,6 +75,49 @@ fn damaged(location: &str, name: &PartialName, offset: usize) -> StoreError {
     }
 }
 
+/// A file and its pieces; or where the damaged one begins, with those before it.
+struct Scanned {
+    file: Vec<u8>,
+    pieces: Vec<Piece>,
+    damage: Option<usize>,
+}
+
+/// Reads a file that may grow meanwhile: its writer puts the next piece over the mark, so that a read may see the mark
+/// and then the end of that piece. Damage is what is there the second time, too.
+fn look(
+    mut load: impl FnMut() -> Result<Option<Vec<u8>>, StoreError>,
+) -> Result<Option<Scanned>, StoreError> {
+    let mut before = None;
+    loop {
+        let Some(file) = load()? else {
+            return Ok(None);
+        };
+        let offset = match scan(&file) {
+            Ok(pieces) => {
+                return Ok(Some(Scanned {
+                    file,
+                    pieces,
+                    damage: None,
+                }));
+            }
+            Err(offset) => offset,
+        };
+        let there = file
+            .get(offset..file.len().min(offset + HEADER))
+            .map(<[u8]>::to_vec);
+        let seen = Some((offset, there));
+        if seen == before {
+            let pieces = scan(file.get(..offset).unwrap_or_default()).unwrap_or_default();
+            return Ok(Some(Scanned {
+                file,
+                pieces,
+                damage: Some(offset),
+            }));
+        }
+        before = seen;
+    }
+}
+
 /// The pieces from byte `from` on. They are durable.
 pub fn read(
     location: &str,
@@ -82,8 +125,11 @@ pub fn read(
     name: &PartialName,
     from: u64,
 ) -> Result<Option<Vec<Bytes>>, StoreError> {
-    match load_durable(location, path)? {
-        Some(file) => pieces_from(location, Bytes::from(file), name, from),
+    match look(|| load_durable(location, path))? {
+        Some(Scanned {
+            damage: Some(offset), ..
+        }) => Err(damaged(location, name, offset)),
+        Some(Scanned { file, pieces, .. }) => pieces_from(location, Bytes::from(file), &pieces, name, from),
         None => Ok(None),
     }
 }
@@ -91,10 +137,10 @@ pub fn read(
 fn pieces_from(
     location: &str,
     file: Bytes,
+    pieces: &[Piece],
     name: &PartialName,
     from: u64,
 ) -> Result<Option<Vec<Bytes>>, StoreError> {
-    let pieces = scan(&file).map_err(|offset| damaged(location, name, offset))?;
     let bytes = pieces.last().map_or(0, |piece| piece.at + piece.length as u64);
     if bytes == 0 {
         // Its writer died before it had a piece.
@@ -116,13 +162,19 @@ fn pieces_from(
     ))
 }
 
-/// How many bytes the pieces have; `None` if there is no piece.
+/// How many bytes the pieces have, of a damaged file those before the damage; `None` if there is no piece.
 pub fn bytes(location: &str, path: &Path, name: &PartialName) -> Result<Option<u64>, StoreError> {
-    let Some(file) = load(location, path)? else {
+    let Some(found) = look(|| load(location, path))? else {
         return Ok(None);
     };
-    let pieces = scan(&file).map_err(|offset| damaged(location, name, offset))?;
-    Ok(pieces.last().map(|piece| piece.at + piece.length as u64))
+    let bytes = found.pieces.last().map(|piece| piece.at + piece.length as u64);
+    match found.damage {
+        Some(offset) => {
+            tracing::warn!("{}", damaged(location, name, offset));
+            Ok(Some(bytes.unwrap_or(0)))
+        }
+        None => Ok(bytes),
+    }
 }
 
 /// A partial opened by its one appender.
@@ -162,7 +214,13 @@ impl PieceFile {
         if self.state == State::New {
             durable::sync_parent(&self.path).map_err(|e| self.failed(e))?;
         }
-        pieces_from(&self.location, Bytes::from(content), &self.name, from)
+        let pieces = scan(&content).map_err(|offset| damaged(&self.location, &self.name, offset))?;
+        // Up to here everything was whole.
+        let sound = pieces.last().map_or(0, Piece::end);
+        if sound < content.len() {
+            return Err(damaged(&self.location, &self.name, sound));
+        }
+        pieces_from(&self.location, Bytes::from(content), &pieces, &self.name, from)
     }
 
     /// Whether its name still leads to it.
@@ -362,6 +420,21 @@ mod tests {
             damaged[at / 8] ^= 1 << (at % 8);
             assert_eq!(scan(&damaged).unwrap().len(), 2, "bit {at}");
         }
+    }
+
+    /// A read that saw the mark where a piece is by now, and the next mark behind that.
+    #[test]
+    fn what_was_torn_by_reading_is_read_again() {
+        let (one, three) = (Content::new(&b"one"[..]), Content::new(&b"three"[..]));
+        let grown = [&framed(0, &one)[..], &framed(3, &three), &mark(8)].concat();
+        let mut torn = grown.clone();
+        torn[HEADER + 3..2 * HEADER + 3].copy_from_slice(&mark(3));
+        assert!(scan(&torn).is_err());
+        let mut reads = [torn.clone(), grown].into_iter();
+        let found = look(|| Ok(reads.next())).unwrap().unwrap();
+        assert_eq!((found.pieces.len(), found.damage), (2, None));
+        let found = look(|| Ok(Some(torn.clone()))).unwrap().unwrap();
+        assert_eq!((found.pieces.len(), found.damage), (1, Some(HEADER + 3)));
     }
 
     #[test]
