@@ -5,7 +5,7 @@ mod show;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use skytide_wal::promote::{
@@ -35,6 +35,10 @@ Examples:
   skytide promote wal.ini --rejoin a";
 
 /// Make a standby the primary: after the primary's death without losing what is left of it, or in its place while it lives
+/// How long a standby may take to see that its connection to the primary has ended.
+const NOTICED_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 #[derive(clap::Args, Debug)]
 #[command(after_help = HELP)]
 pub struct PromoteArgs {
@@ -161,7 +165,15 @@ pub async fn carry_out(conf: &Path, wish: &PromoteWish, context: &Context) -> an
             OutputMode::Table => Ok(Outcome::Done),
         };
     }
-    let plan = choose(&found, &settings, &asked);
+    let mut plan = choose(&found, &settings, &asked);
+    // A standby of a primary that died this moment has not been told of it yet by its own kernel.
+    while let Err(PromoteError::Refused(Refusal::StillReceiving { .. })) = &plan
+        && began.elapsed() < NOTICED_WITHIN
+    {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        found = Box::pin(survey(&settings, wish.old.as_deref(), wish.believe_dead)).await?;
+        plan = choose(&found, &settings, &asked);
+    }
     let outlook = Outlook::of(&found, plan.as_ref().ok(), began.elapsed());
     let mut plan = match plan {
         Ok(plan) => plan,
