@@ -4,18 +4,18 @@ use super::stage::{Stage, skytide};
 use super::usual;
 
 /// Both nodes, a worker, and a table that was added on both.
-struct Pair {
-    stage: Stage,
-    worker: super::stage::Running,
+pub struct Pair {
+    pub stage: Stage,
+    pub worker: super::stage::Running,
 }
 
 impl Pair {
-    async fn new() -> Pair {
+    pub async fn new() -> Pair {
         let (stage, worker) = Stage::replicating(usual().with("logical_decoding_work_mem", "64kB")).await;
         Pair { stage, worker }
     }
 
-    async fn add(&self, table: &str, here: &str, there: &str) {
+    pub async fn add(&self, table: &str, here: &str, there: &str) {
         self.stage.run("root", here).await;
         self.stage.run("leaf", there).await;
         self.stage.root(&["add-table", table]).well();
@@ -25,7 +25,7 @@ impl Pair {
     }
 
     /// Both sides' answers are the same, in the end.
-    async fn equal(&self, sql: &str) {
+    pub async fn equal(&self, sql: &str) {
         self.stage.run("root", "select pgq.tick_now('q')").await;
         let wanted = self.stage.text("root", sql).await;
         self.stage.leaf_says(sql, &wanted).await;
