@@ -2,6 +2,38 @@
 
 use super::schemas::Pair;
 
+/// Prevents: bytes of a domain's type taken for those of the column's type here.
+#[tokio::test]
+async fn a_domain_that_comes_later_is_read_as_what_it_is() {
+    let pair = Pair::new().await;
+    let leaf = |name: &str, d: &str| format!("create table {name} (id int primary key, v int, d {d})");
+    let root = |name: &str| format!("create table {name} (id int primary key, v int)");
+    pair.stage
+        .run(
+            "root",
+            "create domain d8 as int8; create domain d4 as int4; create type den as enum ('ja', 'nein')",
+        )
+        .await;
+    pair.add("wide", &root("wide"), &leaf("wide", "numeric")).await;
+    pair.add("narrow", &root("narrow"), &leaf("narrow", "bigint"))
+        .await;
+    pair.add("labels", &root("labels"), &leaf("labels", "text")).await;
+    pair.stage
+        .run(
+            "root",
+            "alter table wide add d d8; insert into wide values (1, 1, 5); \
+             alter table narrow add d d4; insert into narrow select i, 1, i from generate_series(1, 50) i; \
+             alter table labels add d den; insert into labels values (1, 1, 'nein'), (2, 1, null)",
+        )
+        .await;
+    pair.equal("select string_agg(d::text, ',') from wide").await;
+    pair.equal("select string_agg(d::text, ',' order by id) from narrow")
+        .await;
+    pair.equal("select string_agg(d::text, ',' order by id) from labels")
+        .await;
+    pair.worker.stop().await;
+}
+
 /// Prevents: numbers of the provider's objects taken for ours.
 #[tokio::test]
 async fn names_of_objects_stay_names() {

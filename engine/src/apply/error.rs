@@ -61,6 +61,11 @@ pub enum ApplyError {
     },
     #[error("a value of column {column} of table {table} is not in its type's binary form")]
     BadBinary { table: TableName, column: String },
+    #[error(
+        "values of column {column} of table {table} came in a binary form that says something else here; make the \
+         column's type on the subscriber what it is on the provider, or copy the table again by resync"
+    )]
+    ForeignType { table: TableName, column: String },
     #[error("one chunk of table {0} is too large to be kept in memory")]
     TooLarge(TableName),
     /// A statement failed; the server's message is the source.
@@ -77,6 +82,10 @@ pub enum ApplyError {
         #[source]
         error: tokio_postgres::Error,
     },
+    #[error("connect to the provider")]
+    ConnectProvider(#[source] ConnectError),
+    #[error("look up types on the provider")]
+    Types(#[source] tokio_postgres::Error),
     #[error("connect to the subscriber")]
     Connect(#[from] ConnectError),
     #[error("may not set session_replication_role; grant it to the role, or install module londiste")]
@@ -91,7 +100,8 @@ pub enum ApplyError {
 impl ApplyError {
     pub fn fault(&self) -> Fault {
         match self {
-            ApplyError::Connect(e) => e.fault(),
+            ApplyError::Connect(e) | ApplyError::ConnectProvider(e) => e.fault(),
+            ApplyError::Types(e) => fault_of(e),
             ApplyError::Source(BatchError::Spool(e)) => e.fault(),
             ApplyError::Table { error, .. } | ApplyError::Session { error, .. } => fault_of(error),
             ApplyError::Planner(_) | ApplyError::Stopped | ApplyError::UnknownRelation(_) => Fault::Bug,

@@ -17,6 +17,7 @@ mod queries;
 mod session;
 mod shape;
 mod statement;
+mod types;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use session::connect_subscriber;
 use session::{Line, Sent, Session};
 use shape::Shape;
 use statement::Action;
+pub use types::ProviderTypes;
 
 /// Where a batch's changes come from; drained on a plain (blocking) thread.
 pub trait ChangeSource: Send {
@@ -91,6 +93,8 @@ pub struct ApplySettings {
     /// Whether COMMIT waits for the subscriber's disk; default no: a batch lost with the subscriber's
     /// last moments is applied again, as its position is lost with it.
     pub synchronous_commit: bool,
+    /// Says what the provider's own types are. Without it, columns are of the same types on both sides.
+    pub types: Option<Arc<ProviderTypes>>,
 }
 
 impl Default for ApplySettings {
@@ -99,6 +103,7 @@ impl Default for ApplySettings {
             application_name: "skytide apply".to_owned(),
             chunk_bytes: 32 << 20,
             synchronous_commit: false,
+            types: None,
         }
     }
 }
@@ -300,7 +305,8 @@ impl Applier {
                     reply,
                 }) => {
                     self.answers(report).await?;
-                    let shape = Shape::resolve(self.session.client(), relation, dest).await?;
+                    let types = self.settings.types.as_deref();
+                    let shape = Shape::resolve(self.session.client(), types, relation, dest).await?;
                     self.warned.tell_ignored(&shape);
                     reply.send(Arc::new(shape)).ok();
                 }

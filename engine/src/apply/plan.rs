@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::load;
 use super::net::{Format, Net, Refused, Taken};
+use super::patch::Patch;
 use super::shape::Shape;
 use super::statement::{ARRAY_HEADER, Action, BadValue, CopyFormat, Form};
 use super::{ApplyError, ChangeSource, Targets};
@@ -428,10 +429,7 @@ impl Run<'_> {
                     Way::Array => form.put_element(&mut payload, net.key(*from), net.image(*to)),
                     Way::Copy(format) => load::put_row(&mut payload, &form, format, net.image(*to)),
                 };
-                put.map_err(|BadValue(column)| ApplyError::BadBinary {
-                    table: form.shape.dest.clone(),
-                    column: form.shape.relation.columns[column].name.clone(),
-                })?;
+                put.map_err(|BadValue(column)| bad_value(column, &form.shape))?;
                 rows += 1;
             }
             if let Way::Copy(format) = way {
@@ -516,6 +514,15 @@ fn by_columns_sent(net: &Net, list: Vec<FromTo>) -> Vec<BySent> {
         groups[group].1.push(pair);
     }
     groups
+}
+
+fn bad_value(at: usize, shape: &Shape) -> ApplyError {
+    let table = shape.dest.clone();
+    let column = shape.relation.columns[at].name.clone();
+    match &shape.columns[at] {
+        Some(local) if local.patch == Patch::Foreign => ApplyError::ForeignType { table, column },
+        _ => ApplyError::BadBinary { table, column },
+    }
 }
 
 fn explain(refused: Refused, shape: &Shape) -> ApplyError {

@@ -166,7 +166,7 @@ impl Copies {
                 binary: context.capture.binary,
                 connections: settings.copy_connections,
                 lock_timeout: settings.lock_timeout,
-                apply: settings.apply.clone(),
+                apply: context.apply_settings(),
                 batch_rows: settings.batch_rows,
             },
             table: table.table.clone(),

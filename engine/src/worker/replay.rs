@@ -19,7 +19,7 @@ use super::lists::{learn_set, load_registry};
 use super::place::{place_after, place_at_anchor};
 use super::start::Node;
 use super::{Shared, WorkerError, WorkerSettings};
-use crate::apply::{Applier, ApplyError};
+use crate::apply::{Applier, ApplyError, ApplySettings, ProviderTypes};
 use crate::batch::{BatchError, Follower, Limits, Plan};
 use crate::capture::CaptureSettings;
 use crate::copy::{CopyError, CopyJob, Handover};
@@ -36,9 +36,19 @@ pub struct Context {
     pub node: Node,
     pub capture: CaptureSettings,
     pub spool: Arc<Spool>,
+    pub types: Arc<ProviderTypes>,
     pub anchor: Xid,
     /// The provider's names of its tables, as last seen: replay goes on when the provider is away.
-    pub provider_names: tokio::sync::Mutex<Option<Vec<(TableName, TableName)>>>,
+    pub provider_names: tokio::sync::Mutex<Option<Vec<ProviderTable>>>,
+}
+
+impl Context {
+    pub fn apply_settings(&self) -> ApplySettings {
+        ApplySettings {
+            types: Some(Arc::clone(&self.types)),
+            ..self.shared.settings.apply.clone()
+        }
+    }
 }
 
 /// Replays until cancelled.
@@ -48,7 +58,7 @@ pub async fn run(context: &Context, cancel: &CancellationToken) -> Result<(), Wo
     lock_node(&control, settings).await?;
     let wishes = control.notifications().unwrap_or_else(|| mpsc::channel(1).1);
     control.batch_execute("listen pgq_node_changed").await?;
-    let applier = Applier::connect(&settings.db, settings.apply.clone()).await?;
+    let applier = Applier::connect(&settings.db, context.apply_settings()).await?;
     let mut registry = load_registry(context, &control).await?;
     let state = pgq_node::get_worker_state(&*control, &settings.queue).await?;
     let position = TickId::new(state.completed_tick);
