@@ -34,6 +34,30 @@ async fn a_domain_that_comes_later_is_read_as_what_it_is() {
     pair.worker.stop().await;
 }
 
+/// Prevents: a key that a cast writes otherwise than the copy did finds no row.
+#[tokio::test]
+async fn keys_of_another_type_find_the_rows_of_the_copy() {
+    let pair = Pair::new().await;
+    for (name, kind, values) in [
+        ("k_bool", "bool", "(true, 0), (false, 0)"),
+        ("k_inet", "inet", "('10.0.0.1', 0), ('10.0.0.0/8', 0)"),
+        ("k_char", "char(5)", "('ab', 0), ('abcde', 0)"),
+    ] {
+        pair.add(
+            name,
+            &format!("create table {name} (k {kind} primary key, v int); insert into {name} values {values}"),
+            &format!("create table {name} (k text primary key, v int)"),
+        )
+        .await;
+        pair.stage.run("root", &format!("update {name} set v = 7")).await;
+        pair.stage.run("root", "select pgq.tick_now('q')").await;
+        pair.stage
+            .leaf_gets(&format!("select count(*) from {name} where v = 7"), 2)
+            .await;
+    }
+    pair.worker.stop().await;
+}
+
 /// Prevents: numbers of the provider's objects taken for ours.
 #[tokio::test]
 async fn names_of_objects_stay_names() {
