@@ -1,6 +1,8 @@
 //! Tables and types that are altered, renamed or not alike while they are followed.
 
 use super::schemas::Pair;
+use super::stage::Stage;
+use super::usual;
 
 /// Prevents: bytes of a domain's type taken for those of the column's type here.
 #[tokio::test]
@@ -56,6 +58,43 @@ async fn keys_of_another_type_find_the_rows_of_the_copy() {
             .await;
     }
     pair.worker.stop().await;
+}
+
+/// Prevents: changes under a table's other name are passed over.
+#[tokio::test]
+async fn changes_of_a_table_that_was_renamed_and_back_stop_the_worker() {
+    let (stage, mut worker) = Stage::replicating(usual()).await;
+    stage
+        .run(
+            "root",
+            "insert into a values (1, 'before'); alter table a rename to b",
+        )
+        .await;
+    stage.run("root", "insert into b values (2, 'between')").await;
+    stage
+        .run(
+            "root",
+            "alter table b rename to a; insert into a values (3, 'after'); select pgq.tick_now('q')",
+        )
+        .await;
+    assert_eq!(worker.ended().await, Some(1), "{}", stage.log());
+    // A new one knows it, too.
+    stage
+        .worker_stops(&[
+            "table public.a was renamed on the provider to public.b",
+            "resync public.a",
+        ])
+        .await;
+    stage.leaf(&["resync", "a"]).well();
+    let worker = stage.worker();
+    stage.leaf(&["wait-sync", "--timeout", "30"]).well();
+    stage.leaf_gets("select count(*) from a", 3).await;
+    worker.stop().await;
+    // One that starts while it has another name.
+    stage.run("root", "alter table a rename to b").await;
+    stage
+        .worker_stops(&["the provider has no table public.a any more", "rename it back"])
+        .await;
 }
 
 /// Prevents: numbers of the provider's objects taken for ours.

@@ -25,6 +25,11 @@ pub enum ApplyError {
     UnknownRelation(RelationId),
     #[error("table {0} does not exist on the subscriber; create it, or remove it from the set")]
     NoTable(TableName),
+    #[error(
+        "table {table} was renamed on the provider to {now} and got changes under that name; rename it back there, then \
+         with this configuration: resync {table}"
+    )]
+    Renamed { table: TableName, now: TableName },
     /// Rows of the provider can't be found here. `fix` is the statement that helps.
     #[error("table {table} has no unique index on the subscriber that finds the provider's rows; run: {fix}")]
     NoKeyIndex { table: TableName, fix: String },

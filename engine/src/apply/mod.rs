@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skytide_sql::conn::ConnectString;
-use skytide_sql::{Snapshot, TableName, Xid};
+use skytide_sql::{Oid, Snapshot, TableName, Xid};
 use tokio::sync::mpsc;
 
 use crate::change::{Relation, RelationId, RowChange};
@@ -57,6 +57,8 @@ pub trait ChangeSource: Send {
 #[derive(Clone, Debug, Default)]
 pub struct Targets {
     map: HashMap<TableName, Target>,
+    /// The provider's numbers of tables, where they are known.
+    oids: HashMap<Oid, TableName>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,15 +75,27 @@ impl Targets {
         self.map.insert(table, target);
     }
 
+    /// Says which table of the provider it is, whatever it is called later.
+    pub fn known_by(&mut self, oid: Oid, table: TableName) {
+        self.oids.insert(oid, table);
+    }
+
     pub fn get(&self, table: &TableName) -> Option<&Target> {
         self.map.get(table)
+    }
+
+    fn of_oid(&self, oid: Oid) -> Option<&TableName> {
+        self.oids.get(&oid)
     }
 }
 
 impl FromIterator<(TableName, Target)> for Targets {
     fn from_iter<I: IntoIterator<Item = (TableName, Target)>>(iter: I) -> Targets {
         let map = iter.into_iter().collect();
-        Targets { map }
+        Targets {
+            map,
+            oids: HashMap::new(),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use skytide_sql::{Snapshot, TableName, Xid};
+use skytide_sql::{Oid, Snapshot, TableName, Xid};
 use tokio::sync::{mpsc, oneshot};
 
 use super::load;
@@ -78,6 +78,8 @@ pub(super) struct Planned {
 pub(super) struct Planner {
     tables: Vec<Table>,
     by_dest: HashMap<TableName, usize>,
+    /// The provider's numbers of tables, as their last changes had them.
+    seen: HashMap<TableName, Oid>,
     chunk_bytes: usize,
     next_form: u64,
 }
@@ -110,6 +112,8 @@ struct Run<'a> {
 #[derive(Clone, Debug)]
 enum Known {
     Ignored,
+    /// A followed table under another name.
+    Renamed(Arc<Renamed>),
     Table {
         at: usize,
         skip: Option<Arc<Snapshot>>,
@@ -117,11 +121,32 @@ enum Known {
     },
 }
 
+#[derive(Debug)]
+struct Renamed {
+    table: TableName,
+    now: TableName,
+    skip: Option<Snapshot>,
+}
+
+impl Renamed {
+    /// Changes that the table's copy has are of no concern.
+    fn check(&self, xid: Xid) -> Result<(), ApplyError> {
+        if self.skip.as_ref().is_some_and(|snapshot| snapshot.sees(xid)) {
+            return Ok(());
+        }
+        Err(ApplyError::Renamed {
+            table: self.table.clone(),
+            now: self.now.clone(),
+        })
+    }
+}
+
 impl Planner {
     pub fn new(chunk_bytes: usize) -> Planner {
         Planner {
             tables: Vec::new(),
             by_dest: HashMap::new(),
+            seen: HashMap::new(),
             chunk_bytes,
             next_form: 0,
         }
@@ -167,6 +192,7 @@ impl Planner {
         for table in &mut self.tables {
             table.net.clear();
         }
+        self.seen.retain(|table, _| targets.get(table).is_some());
         let mut run = Run {
             planner: self,
             targets,
@@ -206,9 +232,10 @@ impl Run<'_> {
                 ..
             } => return self.truncate(source, xid, relations, *restart_identity),
         };
-        let known = self.known(source, relation)?;
-        let Known::Table { at, skip, exact } = known else {
-            return Ok(());
+        let (at, skip, exact) = match self.known(source, relation)? {
+            Known::Ignored => return Ok(()),
+            Known::Renamed(renamed) => return renamed.check(xid),
+            Known::Table { at, skip, exact } => (at, skip, exact),
         };
         let (at, exact) = (*at, *exact);
         if skip.as_ref().is_some_and(|snapshot| snapshot.sees(xid)) {
@@ -258,8 +285,13 @@ impl Run<'_> {
     ) -> Result<(), ApplyError> {
         let mut tables = Vec::new();
         for relation in relations {
-            let Known::Table { at, skip, .. } = self.known(source, *relation)?.clone() else {
-                continue;
+            let (at, skip) = match self.known(source, *relation)?.clone() {
+                Known::Ignored => continue,
+                Known::Renamed(renamed) => {
+                    renamed.check(xid)?;
+                    continue;
+                }
+                Known::Table { at, skip, .. } => (at, skip),
             };
             if skip.is_some_and(|snapshot| snapshot.sees(xid)) {
                 continue;
@@ -297,8 +329,9 @@ impl Run<'_> {
     fn meet<S: ChangeSource>(&mut self, source: &S, id: RelationId) -> Result<Known, ApplyError> {
         let relation = source.relation(id).ok_or(ApplyError::UnknownRelation(id))?;
         let Some(target) = self.targets.get(&relation.table) else {
-            return Ok(Known::Ignored);
+            return Ok(self.under_another_name(&relation));
         };
+        self.planner.seen.insert(relation.table.clone(), relation.oid);
         let known_at = self.planner.by_dest.get(&target.dest).copied();
         // A column that the subscriber lacked may have been added since.
         let fits = |table: &Table| *table.shape.relation == *relation && table.shape.ignored.is_empty();
@@ -317,6 +350,24 @@ impl Run<'_> {
             skip: target.skip_visible_in.clone().map(Arc::new),
             exact: self.exact.contains(&target.dest),
         })
+    }
+
+    /// Changes of a table that is followed must not be passed over because it was renamed, or moved to another schema.
+    fn under_another_name(&self, relation: &Relation) -> Known {
+        let seen = &self.planner.seen;
+        let last = seen.iter().find(|(_, oid)| **oid == relation.oid);
+        // Another table may have its name by now.
+        let is_that = |table: &&TableName| seen.get(*table).is_none_or(|oid| *oid == relation.oid);
+        let known = self.targets.of_oid(relation.oid).filter(is_that);
+        let table = last.map(|(table, _)| table).or(known);
+        match table.and_then(|table| Some((table, self.targets.get(table)?))) {
+            None => Known::Ignored,
+            Some((table, target)) => Known::Renamed(Arc::new(Renamed {
+                table: table.clone(),
+                now: relation.table.clone(),
+                skip: target.skip_visible_in.clone(),
+            })),
+        }
     }
 
     fn resolve(&mut self, relation: Arc<Relation>, dest: TableName) -> Result<Arc<Shape>, ApplyError> {

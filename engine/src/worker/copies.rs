@@ -171,6 +171,7 @@ impl Copies {
             },
             table: table.table.clone(),
             source: table.source.clone(),
+            source_oid: table.source_oid,
             dest: table.dest.clone(),
             state: table.state,
             skip_truncate: table.skip_truncate,

@@ -24,7 +24,7 @@ use crate::batch::{BatchError, Follower, Limits, Plan};
 use crate::capture::CaptureSettings;
 use crate::copy::{CopyError, CopyJob, Handover};
 use crate::spool::Spool;
-use crate::table::registry::{Registry, TABLES_CHANGED};
+use crate::table::registry::{ProviderTable, Registry, TABLES_CHANGED};
 use crate::table::{MergeState, Step};
 
 /// How often the position is made durable and the spool let go of.
@@ -291,17 +291,21 @@ impl Replay<'_> {
                 from: self.follower.tick(),
             });
         }
-        let known: Vec<(TableName, TableName)> = self
+        let known: Vec<ProviderTable> = self
             .registry
             .tables
             .iter()
-            .map(|t| (t.table.clone(), t.source.clone()))
+            .map(|t| ProviderTable {
+                table: t.table.clone(),
+                source: t.source.clone(),
+                oid: t.source_oid,
+            })
             .collect();
         let fresh = Registry::load(&self.control, &settings.queue, &known).await?;
         let new_table = fresh
             .tables
             .iter()
-            .any(|t| !known.iter().any(|(name, _)| *name == t.table));
+            .any(|t| !known.iter().any(|there| there.table == t.table));
         self.registry = if new_table {
             load_registry(self.context, &self.control).await?
         } else {
