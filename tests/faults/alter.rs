@@ -97,6 +97,22 @@ async fn changes_of_a_table_that_was_renamed_and_back_stop_the_worker() {
         .await;
 }
 
+/// Prevents: a copy into rows that are there, for ever.
+#[tokio::test]
+async fn a_table_added_beside_its_rows_is_copied_again_into_an_empty_one() {
+    let stage = Stage::nodes(usual()).await;
+    stage.run("root", "insert into a values (1, 'there')").await;
+    stage.run("leaf", "insert into a values (2, 'here')").await;
+    let worker = stage.worker();
+    stage.leaf(&["add-table", "a", "--skip-truncate"]).well();
+    stage.leaf(&["wait-sync", "--timeout", "30"]).well();
+    stage.leaf_gets("select count(*) from a", 2).await;
+    stage.leaf(&["resync", "a"]).well();
+    stage.leaf(&["wait-sync", "--timeout", "30"]).well();
+    stage.leaf_gets("select sum(id) from a", 1).await;
+    worker.stop().await;
+}
+
 /// Prevents: numbers of the provider's objects taken for ours.
 #[tokio::test]
 async fn names_of_objects_stay_names() {
