@@ -113,6 +113,52 @@ async fn a_table_added_beside_its_rows_is_copied_again_into_an_empty_one() {
     worker.stop().await;
 }
 
+/// Prevents: values of columns that only the leaf has are lost to its updates.
+#[tokio::test]
+async fn columns_of_the_leaf_keep_their_values() {
+    let pair = Pair::new().await;
+    pair.add(
+        "moved",
+        "create table moved (id int primary key, v int); insert into moved select i, 0 from generate_series(1, 5) i",
+        "create table moved (id int primary key, v int, note text default 'dflt')",
+    )
+    .await;
+    pair.add(
+        "always",
+        "create table always (k int primary key, n int generated always as identity, v int); \
+         insert into always (k, v) select i, 0 from generate_series(1, 5) i",
+        "create table always (k int primary key, n int generated always as identity, v int, note text default 'dflt')",
+    )
+    .await;
+    pair.stage
+        .run(
+            "leaf",
+            "set session_replication_role = replica; update moved set note = 'n' || id; \
+             update always set note = 'n' || k",
+        )
+        .await;
+    pair.stage
+        .run(
+            "root",
+            "update moved set v = id; update moved set id = id + 10; update moved set v = v + 1 where id > 12; \
+             begin; update moved set id = 1 where id = 11; update moved set id = 11 where id = 1; commit; \
+             update always set v = k; update always set k = k + 100 where k > 2",
+        )
+        .await;
+    pair.equal("select string_agg(id || ' ' || v, ',' order by id) from moved")
+        .await;
+    pair.equal("select string_agg(k || ' ' || v || ' ' || n, ',' order by k) from always")
+        .await;
+    let kept = "n1,n2,n3,n4,n5";
+    pair.stage
+        .leaf_says("select string_agg(note, ',' order by id) from moved", kept)
+        .await;
+    pair.stage
+        .leaf_says("select string_agg(note, ',' order by k) from always", kept)
+        .await;
+    pair.worker.stop().await;
+}
+
 /// Prevents: numbers of the provider's objects taken for ours.
 #[tokio::test]
 async fn names_of_objects_stay_names() {

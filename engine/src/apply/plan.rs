@@ -166,8 +166,10 @@ impl Planner {
             return at;
         }
         let dest = shape.dest.clone();
+        let mut net = Net::new(shape.key.clone(), shape.columns.len());
+        net.keep_others(!shape.others.is_empty());
         let table = Table {
-            net: Net::new(shape.key.clone(), shape.columns.len()),
+            net,
             shape,
             forms: HashMap::new(),
         };

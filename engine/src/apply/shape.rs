@@ -125,7 +125,7 @@ impl Shape {
         let indexes: Vec<(Vec<String>, Vec<String>)> =
             indexes.iter().map(|row| (row.get(0), row.get(1))).collect();
         let key = find_key(&relation, &dest, &mut columns, &indexes, first.get(8))?;
-        let others = rows
+        let others: Vec<String> = rows
             .iter()
             .filter(|row| !row.get::<_, bool>(3))
             .map(|row| row.get::<_, &str>(2))
@@ -136,7 +136,7 @@ impl Shape {
             .iter()
             .enumerate()
             .all(|(at, column)| column.is_none() || key.contains(&at));
-        let whole_updates = if always_identity.iter().any(|at| !key.contains(at)) {
+        let whole_updates = if others.is_empty() && always_identity.iter().any(|at| !key.contains(at)) {
             WholeUpdates::Replace
         } else if nothing_to_set {
             WholeUpdates::Nothing
