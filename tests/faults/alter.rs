@@ -199,3 +199,26 @@ async fn names_of_objects_stay_names() {
         .await;
     pair.worker.stop().await;
 }
+
+/// Prevents: no operator for a key of a domain over an enum.
+#[tokio::test]
+async fn a_domain_over_an_enum_may_be_the_key() {
+    let pair = Pair::new().await;
+    let sql = "create type mood as enum ('sad', 'ok'); create domain den as mood; \
+               create table by_mood (k den primary key, v int)";
+    pair.add(
+        "by_mood",
+        &format!("{sql}; insert into by_mood values ('sad', 1), ('ok', 1)"),
+        sql,
+    )
+    .await;
+    pair.stage
+        .run(
+            "root",
+            "update by_mood set v = 2 where k::mood = 'ok'; delete from by_mood where k::mood = 'sad'",
+        )
+        .await;
+    pair.equal("select string_agg(k::text || v, ',' order by k::text) from by_mood")
+        .await;
+    pair.worker.stop().await;
+}

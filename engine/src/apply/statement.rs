@@ -115,7 +115,11 @@ impl Form {
         let matching = || {
             let key = self.key_columns().enumerate().map(|(n, (at, local))| {
                 let value = self.value(n, local, self.key[n], same_type(&self.shape, at));
-                format!("t.{} {} {value}", local.name, local.equals)
+                // Operators of enums and arrays do not take domains over them.
+                match &local.base_name {
+                    Some(base) => format!("t.{}::{base} {} {value}::{base}", local.name, local.equals),
+                    None => format!("t.{} {} {value}", local.name, local.equals),
+                }
             });
             key.collect::<Vec<_>>().join(" and ")
         };
