@@ -222,3 +222,27 @@ async fn a_domain_over_an_enum_may_be_the_key() {
         .await;
     pair.worker.stop().await;
 }
+
+/// Prevents: a composite that got another attribute on both sides stops the worker.
+#[tokio::test]
+async fn a_composite_may_get_an_attribute_on_both_sides() {
+    let pair = Pair::new().await;
+    let sql = "create type comp as (x int); create table holds (id int primary key)";
+    pair.add("holds", sql, sql).await;
+    for side in ["leaf", "root"] {
+        pair.stage.run(side, "alter table holds add c comp").await;
+    }
+    pair.stage
+        .run("root", "insert into holds values (1, row(1))")
+        .await;
+    pair.equal("select string_agg(c::text, ',') from holds").await;
+    for side in ["leaf", "root"] {
+        pair.stage.run(side, "alter type comp add attribute y text").await;
+    }
+    pair.stage
+        .run("root", "insert into holds values (2, row(2, 'two'))")
+        .await;
+    pair.equal("select string_agg(c::text, ',' order by id) from holds")
+        .await;
+    pair.worker.stop().await;
+}

@@ -236,8 +236,14 @@ impl Applier {
                 ApplyError::Table { error, .. } | ApplyError::Session { error, .. } => {
                     may_be_new_shape(error) && !std::mem::replace(&mut tried_new_shape, true)
                 }
+                ApplyError::BadBinary { .. } | ApplyError::ForeignType { .. } => {
+                    !std::mem::replace(&mut tried_new_shape, true)
+                }
                 _ => false,
             };
+            if tried_new_shape && let Some(types) = &self.settings.types {
+                types.forget().await;
+            }
             source = match back {
                 Some(back) if again => back,
                 _ => return Err(failure),
