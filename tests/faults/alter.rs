@@ -246,3 +246,22 @@ async fn a_composite_may_get_an_attribute_on_both_sides() {
         .await;
     pair.worker.stop().await;
 }
+
+/// Prevents: columns that are filled on one side only make a difference, and nobody says why.
+#[tokio::test]
+async fn a_column_generated_on_the_provider_is_told() {
+    let pair = Pair::new().await;
+    pair.add(
+        "sums",
+        "create table sums (id int primary key, twice int generated always as (id * 2) stored); \
+         insert into sums values (1)",
+        "create table sums (id int primary key, twice int)",
+    )
+    .await;
+    let log = pair.stage.log();
+    assert!(log.contains("column is generated on the provider"), "{log}");
+    pair.stage
+        .leaf(&["compare", "sums"])
+        .with(0, &["only one side has twice; not compared", "equal"]);
+    pair.worker.stop().await;
+}

@@ -41,7 +41,7 @@ pub struct TableResult {
     pub provider: Sum,
     pub subscriber: Sum,
     pub equal: bool,
-    /// Columns that only one side has: nothing is said about them.
+    /// Columns that only one side has or fills: nothing is said about them.
     pub left_out: Vec<String>,
 }
 
@@ -207,17 +207,24 @@ impl Frozen {
     }
 }
 
-/// The columns of both sides, quoted, and the names of those that only one has.
+/// The columns of both sides, quoted, and the names of those that only one has, or only one fills: a column generated on the
+/// provider is not sent.
 fn common_columns(source: &TableShape, dest: &TableShape) -> (Vec<String>, Vec<String>) {
     let has = |shape: &TableShape, name: &str| shape.columns.iter().any(|c| c.name == name);
-    let (common, mut left_out): (Vec<_>, Vec<_>) = source
+    let plain_here = |name: &str| dest.columns.iter().any(|c| c.name == name && !c.generated);
+    let (common, left_out): (Vec<_>, Vec<_>) = source
         .columns
         .iter()
-        .map(|c| c.name.clone())
-        .partition(|name| has(dest, name));
+        .partition(|c| has(dest, &c.name) && !(c.generated && plain_here(&c.name)));
+    let mut left_out: Vec<String> = left_out.iter().map(|c| c.name.clone()).collect();
     let only_here = dest.columns.iter().filter(|c| !has(source, &c.name));
     left_out.extend(only_here.map(|c| c.name.clone()));
-    (common.iter().map(|name| quote_ident(name)).collect(), left_out)
+    (common.iter().map(|c| quote_ident(&c.name)).collect(), left_out)
+}
+
+async fn encoding(client: &Client) -> Result<String, tokio_postgres::Error> {
+    let sql = "select pg_catalog.current_setting('server_encoding')";
+    Ok(client.query_one(sql, &[]).await?.get(0))
 }
 
 async fn sum(client: &Client, table: &TableName, columns: &[String]) -> Result<Sum, CompareError> {

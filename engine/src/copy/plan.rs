@@ -132,8 +132,12 @@ impl CopyPlan {
             }
         }
         for column in dest_shape.columns.iter().filter(|c| !c.generated) {
-            if !source_shape.columns.iter().any(|c| c.name == column.name) {
-                warn!(table = %source, column = column.name, "column is missing on the provider");
+            match source_shape.columns.iter().find(|c| c.name == column.name) {
+                None => warn!(table = %source, column = column.name, "column is missing on the provider"),
+                Some(there) if there.generated => {
+                    warn!(table = %source, column = column.name, "column is generated on the provider: it gets no values here");
+                }
+                Some(_) => {}
             }
         }
         if columns.is_empty() {
