@@ -265,3 +265,20 @@ async fn a_column_generated_on_the_provider_is_told() {
         .with(0, &["only one side has twice; not compared", "equal"]);
     pair.worker.stop().await;
 }
+
+/// Prevents: equal rows in databases of two encodings are called different.
+#[tokio::test]
+async fn rows_are_equal_in_two_encodings() {
+    let stage = Stage::with_leaf(
+        usual(),
+        "encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0",
+    )
+    .await;
+    let worker = stage.sync_a();
+    stage.run("root", "insert into a values (1, 'Käse')").await;
+    stage
+        .leaf_gets("select count(*) from a where v = 'Käse'", 1)
+        .await;
+    stage.leaf(&["compare"]).with(0, &["equal"]);
+    worker.stop().await;
+}

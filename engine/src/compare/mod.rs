@@ -71,6 +71,8 @@ pub struct Frozen {
     pub tick: TickId,
     provider: Session,
     subscriber: Session,
+    /// The databases' encodings differ.
+    as_utf8: bool,
 }
 
 pub struct Sides<'a> {
@@ -173,9 +175,11 @@ pub async fn freeze(sides: &Sides<'_>, pairs: &[Pair]) -> Result<Frozen, Compare
     if position(&subscriber, sides).await? != tick {
         return Err(CompareError::Passed { tick });
     }
+    let as_utf8 = encoding(&provider).await? != encoding(&subscriber).await?;
     // Closing the gate's session opens the gate.
     Ok(Frozen {
         tick,
+        as_utf8,
         provider,
         subscriber,
     })
@@ -193,8 +197,8 @@ impl Frozen {
             });
         }
         let (provider, subscriber) = tokio::try_join!(
-            sum(&self.provider, &pair.source, &columns),
-            sum(&self.subscriber, &pair.dest, &columns),
+            sum(&self.provider, &pair.source, &columns, self.as_utf8),
+            sum(&self.subscriber, &pair.dest, &columns, self.as_utf8),
         )?;
         let equal = provider == subscriber;
         Ok(TableResult {
@@ -227,14 +231,22 @@ async fn encoding(client: &Client) -> Result<String, tokio_postgres::Error> {
     Ok(client.query_one(sql, &[]).await?.get(0))
 }
 
-async fn sum(client: &Client, table: &TableName, columns: &[String]) -> Result<Sum, CompareError> {
+async fn sum(
+    client: &Client,
+    table: &TableName,
+    columns: &[String],
+    as_utf8: bool,
+) -> Result<Sum, CompareError> {
     // The text of a row depends on settings; the connection pins all but the zone.
     client
         .batch_execute("set local timezone = 'UTC'; set local search_path = pg_catalog")
         .await?;
+    let mut text = format!("row({})::text", columns.join(", "));
+    if as_utf8 {
+        text = format!("encode(convert_to({text}, 'UTF8'), 'hex')");
+    }
     let sql = format!(
-        "select count(*), coalesce(sum(hashtextextended(row({})::text, 0)), 0)::text from only {}",
-        columns.join(", "),
+        "select count(*), coalesce(sum(hashtextextended({text}, 0)), 0)::text from only {}",
         table.quoted(),
     );
     let row = client.query_one(&sql, &[]).await?;
