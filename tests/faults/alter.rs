@@ -282,3 +282,38 @@ async fn rows_are_equal_in_two_encodings() {
     stage.leaf(&["compare"]).with(0, &["equal"]);
     worker.stop().await;
 }
+
+/// Prevents: databases' settings that change values, or keep commands and worker from writing.
+#[tokio::test]
+async fn settings_of_the_databases_do_not_matter() {
+    let stage = Stage::nodes(usual()).await;
+    let sql = "create table lists (id int primary key, l text[], a aclitem)";
+    stage.run("leaf", sql).await;
+    stage
+        .run(
+            "leaf",
+            "alter database leaf set default_transaction_read_only = on; alter database leaf set array_nulls = off",
+        )
+        .await;
+    stage
+        .run(
+            "root",
+            &format!("{sql}; insert into lists values (1, array['x', null])"),
+        )
+        .await;
+    stage.root(&["add-table", "lists"]).well();
+    let worker = stage.sync_a();
+    stage.leaf(&["add-table", "lists"]).well();
+    stage.leaf(&["wait-sync", "--timeout", "30"]).well();
+    stage
+        .run("root", "insert into lists values (2, array[null, 'y'])")
+        .await;
+    stage
+        .leaf_gets(
+            "select count(*) from lists where cardinality(array_remove(l, null)) = 1",
+            2,
+        )
+        .await;
+    stage.leaf(&["compare"]).with(0, &["equal"]);
+    worker.stop().await;
+}

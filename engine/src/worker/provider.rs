@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use skytide_sql::api::{pgq, pgq_node};
 use skytide_sql::backoff::Backoff;
-use skytide_sql::conn::{ConnectString, Session, connect};
+use skytide_sql::conn::{ConnectString, Session, connect_to_write};
 use skytide_sql::{SlotName, TickId};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,7 @@ pub async fn run(
     }
     // The provider learns the last position, so that its rotation does not wait for the next start.
     let last = async {
-        let client = connect(&provider, &shared.settings.job_name).await?;
+        let client = connect_to_write(&provider, &shared.settings.job_name).await?;
         report(&client, &shared, &node).await
     };
     let _ = tokio::time::timeout(Duration::from_secs(3), last).await;
@@ -75,7 +75,7 @@ async fn session(
     publication: &str,
 ) -> Result<(), WorkerError> {
     let settings = &shared.settings;
-    let client = connect(provider, &settings.job_name).await?;
+    let client = connect_to_write(provider, &settings.job_name).await?;
     // A request for a tick carries nothing that a crash could lose.
     client.batch_execute("set synchronous_commit = off").await?;
     let mut reports = interval(settings.watermark_period);
@@ -199,7 +199,7 @@ pub async fn run_root(
     let mut backoff = Backoff::default();
     loop {
         let session = async {
-            let client = connect(&settings.db, &settings.job_name).await?;
+            let client = connect_to_write(&settings.db, &settings.job_name).await?;
             let mut period = interval(settings.watermark_period.max(Duration::from_secs(30)));
             loop {
                 period.tick().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skytide_sql::api::{londiste, pgq_node};
-use skytide_sql::conn::{Session, connect};
+use skytide_sql::conn::{Session, connect_to_write};
 use skytide_sql::ident::quote_literal;
 use skytide_sql::{QueueName, Snapshot, TableName, TickId, Xid};
 use tokio::sync::mpsc;
@@ -54,7 +54,7 @@ impl Context {
 /// Replays until cancelled.
 pub async fn run(context: &Context, cancel: &CancellationToken) -> Result<(), WorkerError> {
     let settings = &context.shared.settings;
-    let mut control = connect(&settings.db, &settings.job_name).await?;
+    let mut control = connect_to_write(&settings.db, &settings.job_name).await?;
     lock_node(&control, settings).await?;
     let wishes = control.notifications().unwrap_or_else(|| mpsc::channel(1).1);
     control.batch_execute("listen pgq_node_changed").await?;
@@ -455,7 +455,7 @@ async fn restore_foreign_keys(client: &Client, settings: &WorkerSettings) -> Res
 /// Leaves the reason where `status` shows it.
 pub async fn store_error(settings: &WorkerSettings, text: &str) {
     let store = async {
-        let client = connect(&settings.db, &settings.job_name).await?;
+        let client = connect_to_write(&settings.db, &settings.job_name).await?;
         let state = pgq_node::get_worker_state(&*client, &settings.queue).await?;
         if let Ok(worker) = skytide_sql::ConsumerName::new(state.worker_name) {
             pgq_node::set_consumer_error(&*client, &settings.queue, &worker, text).await?;
@@ -468,7 +468,7 @@ pub async fn store_error(settings: &WorkerSettings, text: &str) {
 /// Takes back what `store_error` left, if that is still what is there.
 pub async fn forget_error(settings: &WorkerSettings, text: &str) {
     let forget = async {
-        let client = connect(&settings.db, &settings.job_name).await?;
+        let client = connect_to_write(&settings.db, &settings.job_name).await?;
         let state = pgq_node::get_worker_state(&*client, &settings.queue).await?;
         if state.cur_error.as_deref() == Some(text) {
             let clear = format!(
