@@ -1,7 +1,9 @@
 //! Tables and types that are altered, renamed or not alike while they are followed.
 
+use skytide_fixtures::wait;
+
 use super::schemas::Pair;
-use super::stage::Stage;
+use super::stage::{PATIENCE, Stage};
 use super::usual;
 
 /// Prevents: bytes of a domain's type taken for those of the column's type here.
@@ -316,4 +318,29 @@ async fn settings_of_the_databases_do_not_matter() {
         .await;
     stage.leaf(&["compare"]).with(0, &["equal"]);
     worker.stop().await;
+}
+
+/// Prevents: a deadlock of compare with who truncates the tables in another order.
+#[tokio::test]
+async fn a_compare_lets_go_of_its_locks_for_a_truncate() {
+    let pair = Pair::new().await;
+    let sql = "create table b (id int primary key)";
+    pair.add("b", sql, sql).await;
+    let ours = pair.stage.on("root").await;
+    ours.batch_execute("begin; lock table b").await.unwrap();
+    let conf = pair.stage.conf("leaf");
+    let compare = tokio::task::spawn_blocking(move || {
+        super::stage::skytide(&["londiste", conf.to_str().unwrap(), "compare"])
+    });
+    // Compare holds a now, and waits for b.
+    let client = pair.stage.on("root").await;
+    let waits = "select exists (select from pg_locks where relation = 'b'::regclass and not granted)";
+    wait::until_eq(waits, true, PATIENCE, async || {
+        Ok(client.query_one(waits, &[]).await?.get(0))
+    })
+    .await
+    .unwrap();
+    ours.batch_execute("lock table a; commit").await.unwrap();
+    compare.await.unwrap().with(0, &["equal"]);
+    pair.worker.stop().await;
 }

@@ -9,15 +9,19 @@
 
 use std::time::Duration;
 
-use skytide_sql::conn::{ConnectString, Session, connect};
+use skytide_sql::conn::{ConnectString, Session, connect, connect_to_write};
 use skytide_sql::ident::quote_ident;
 use skytide_sql::{QueueName, TableName, TickId};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::capture::assemble::BARRIER_EVENT;
 use crate::copy::CopyError;
 use crate::copy::plan::{TableShape, shape};
+
+/// Between two tries to lock the tables: others have their turn.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// One table's two names.
 #[derive(Clone, Debug)]
@@ -110,6 +114,29 @@ fn keep<'a>(tables: impl Iterator<Item = &'a TableName>) -> String {
     }
 }
 
+/// Begins a transaction that keeps tables. Who truncates several of them at once may take his locks in another order: we
+/// let go of ours before that becomes a deadlock, and try again.
+async fn begin(client: &Client, keep: &str, patience: Duration) -> Result<(), CompareError> {
+    let sql = format!(
+        "begin isolation level repeatable read read only; set local lock_timeout = '500ms'{keep}; set local lock_timeout = 0"
+    );
+    let started = Instant::now();
+    loop {
+        match client.batch_execute(&sql).await {
+            Err(e) if is_contended(&e) && started.elapsed() < patience => {
+                client.batch_execute("rollback").await?;
+                sleep(LOCK_PAUSE).await;
+            }
+            begun => return Ok(begun?),
+        }
+    }
+}
+
+fn is_contended(error: &tokio_postgres::Error) -> bool {
+    let contended = [&SqlState::LOCK_NOT_AVAILABLE, &SqlState::T_R_DEADLOCK_DETECTED];
+    error.code().is_some_and(|code| contended.contains(&code))
+}
+
 /// Takes both snapshots.
 pub async fn freeze(sides: &Sides<'_>, pairs: &[Pair]) -> Result<Frozen, CompareError> {
     let gate = connect(sides.subscriber, sides.application_name).await?;
@@ -121,11 +148,9 @@ pub async fn freeze(sides: &Sides<'_>, pairs: &[Pair]) -> Result<Frozen, Compare
     .await?;
 
     let provider = connect(sides.provider, sides.application_name).await?;
-    let mut ticking = connect(sides.provider, sides.application_name).await?;
-    let begin = "begin isolation level repeatable read read only";
-    provider
-        .batch_execute(&format!("{begin}{}", keep(pairs.iter().map(|p| &p.source))))
-        .await?;
+    let mut ticking = connect_to_write(sides.provider, sides.application_name).await?;
+    let held = keep(pairs.iter().map(|p| &p.source));
+    begin(&provider, &held, sides.patience).await?;
     let tick = {
         let transaction = ticking.transaction().await?;
         transaction
@@ -169,9 +194,8 @@ pub async fn freeze(sides: &Sides<'_>, pairs: &[Pair]) -> Result<Frozen, Compare
         sleep(Duration::from_millis(10)).await;
     }
     let subscriber = connect(sides.subscriber, sides.application_name).await?;
-    subscriber
-        .batch_execute(&format!("{begin}{}", keep(pairs.iter().map(|p| &p.dest))))
-        .await?;
+    let held = keep(pairs.iter().map(|p| &p.dest));
+    begin(&subscriber, &held, sides.patience).await?;
     if position(&subscriber, sides).await? != tick {
         return Err(CompareError::Passed { tick });
     }
