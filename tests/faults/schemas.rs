@@ -1,6 +1,8 @@
 //! Tables that are not alike on both sides, and keys, columns and types that are out of the ordinary.
 
-use super::stage::{Stage, skytide};
+use skytide_fixtures::wait;
+
+use super::stage::{PATIENCE, Stage, skytide};
 use super::usual;
 
 /// Both nodes, a worker, and a table that was added on both.
@@ -164,6 +166,38 @@ async fn types_without_a_binary_form_are_copied_and_followed() {
     pair.stage.run("root", "insert into rights values (3)").await;
     pair.equal(text).await;
     pair.worker.stop().await;
+}
+
+/// Prevents: a copy that fails again and again, and only the log knows why.
+#[tokio::test]
+async fn status_says_why_a_copy_failed() {
+    let (stage, worker) = Stage::replicating(usual()).await;
+    stage
+        .run(
+            "root",
+            "create table strict (id int primary key, v int); insert into strict values (1, 0)",
+        )
+        .await;
+    stage
+        .run(
+            "leaf",
+            "create table strict (id int primary key, v int constraint positive check (v > 0))",
+        )
+        .await;
+    stage.root(&["add-table", "strict"]).well();
+    stage.leaf(&["add-table", "strict"]).well();
+    wait::until("the error in status", PATIENCE, async || {
+        let said = stage.leaf(&["status"]);
+        Ok(said.out.contains("ERR: ").then_some(said))
+    })
+    .await
+    .unwrap()
+    .with(0, &["public.strict: in-copy", "positive"]);
+    stage.run("root", "update strict set v = 1").await;
+    stage.leaf(&["wait-sync", "--timeout", "30"]).well();
+    let said = stage.leaf(&["status"]).well();
+    assert!(!said.out.contains("ERR: "), "{said:?}");
+    worker.stop().await;
 }
 
 /// PostgreSQL's decoding of a transaction that is streamed can fail where that of the same one as a whole does not.
