@@ -1,6 +1,7 @@
 //! Faults as a user meets them: exit code, object and fix in the message, nothing changed, and the doctor
 //! that finds them beforehand. docs/faults.md lists them.
 
+mod alter;
 mod refused;
 mod rights;
 mod schemas;

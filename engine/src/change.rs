@@ -18,6 +18,18 @@ pub struct Column {
     pub is_identity: bool,
 }
 
+/// PostgreSQL's types whose binary values are numbers of objects (`regclass` and the like, and arrays of them): the same
+/// number is another object in another database.
+const OBJECT_TYPES: [u32; 22] = [
+    24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191, 1008, 2207, 2208, 2209, 2210, 2211, 3735,
+    3770, 4090, 4097, 4192,
+];
+
+/// Whether binary values of a type of PostgreSQL's own mean something only in their database.
+pub fn names_an_object(type_oid: Oid) -> bool {
+    OBJECT_TYPES.contains(&type_oid.get())
+}
+
 /// What an UPDATE or DELETE carries of the old row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplicaIdentity {

@@ -28,6 +28,10 @@ const SESSION_SETTINGS: &str = "\
     set client_encoding = 'UTF8'; set datestyle = 'ISO'; set intervalstyle = 'postgres'; \
     set default_transaction_isolation = 'read committed'; \
     set extra_float_digits = 3; set bytea_output = 'hex'; set standard_conforming_strings = on; \
+    set array_nulls = on; \
+    select pg_catalog.set_config(s, '0', false) \
+    from pg_catalog.unnest('{idle_session_timeout,transaction_timeout}'::pg_catalog.text[]) s \
+    where pg_catalog.current_setting(s, true) is not null; \
     set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3; \
     set tcp_user_timeout = 60000";
 
@@ -118,6 +122,28 @@ pub async fn connect(target: &ConnectString, application_name: &str) -> Result<S
     }
 }
 
+/// The same for a session that writes, also where transactions are read only unless they say otherwise.
+pub async fn connect_to_write(
+    target: &ConnectString,
+    application_name: &str,
+) -> Result<Session, ConnectError> {
+    let session = connect(target, application_name).await?;
+    session
+        .batch_execute("set default_transaction_read_only = off")
+        .await
+        .map_err(|error| refused(session.host(), error))?;
+    Ok(session)
+}
+
+fn refused(host: &Host, error: tokio_postgres::Error) -> ConnectError {
+    ConnectError::Refused {
+        host: host.clone(),
+        code: error.code().map(|code| code.code().to_owned()),
+        fault: fault_of_login(&error),
+        source: error.into(),
+    }
+}
+
 /// As libpq decides: a wrong password is final, a host that cannot serve now is not.
 pub fn after_refusal(error: &ConnectError) -> AfterRefusal {
     match error {
@@ -143,12 +169,7 @@ impl Session {
         target: &ConnectString,
         application_name: &str,
     ) -> Result<Session, ConnectError> {
-        let refused = |error: tokio_postgres::Error| ConnectError::Refused {
-            host: host.clone(),
-            code: error.code().map(|code| code.code().to_owned()),
-            fault: fault_of_login(&error),
-            source: error.into(),
-        };
+        let refused = |error| refused(host, error);
         let (client, connection) = client_config(host, target, application_name)
             .connect_raw(transport, Opened)
             .await

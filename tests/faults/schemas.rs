@@ -1,21 +1,23 @@
 //! Tables that are not alike on both sides, and keys, columns and types that are out of the ordinary.
 
-use super::stage::{Stage, skytide};
+use skytide_fixtures::wait;
+
+use super::stage::{PATIENCE, Stage, skytide};
 use super::usual;
 
 /// Both nodes, a worker, and a table that was added on both.
-struct Pair {
-    stage: Stage,
-    worker: super::stage::Running,
+pub struct Pair {
+    pub stage: Stage,
+    pub worker: super::stage::Running,
 }
 
 impl Pair {
-    async fn new() -> Pair {
+    pub async fn new() -> Pair {
         let (stage, worker) = Stage::replicating(usual().with("logical_decoding_work_mem", "64kB")).await;
         Pair { stage, worker }
     }
 
-    async fn add(&self, table: &str, here: &str, there: &str) {
+    pub async fn add(&self, table: &str, here: &str, there: &str) {
         self.stage.run("root", here).await;
         self.stage.run("leaf", there).await;
         self.stage.root(&["add-table", table]).well();
@@ -25,7 +27,7 @@ impl Pair {
     }
 
     /// Both sides' answers are the same, in the end.
-    async fn equal(&self, sql: &str) {
+    pub async fn equal(&self, sql: &str) {
         self.stage.run("root", "select pgq.tick_now('q')").await;
         let wanted = self.stage.text("root", sql).await;
         self.stage.leaf_says(sql, &wanted).await;
@@ -158,9 +160,44 @@ async fn types_without_a_binary_form_are_copied_and_followed() {
             &format!("insert into rights values (2, {value}, array[{value}])"),
         )
         .await;
-    pair.equal("select string_agg(id || a::text || aa::text, ',' order by id) from rights")
-        .await;
+    let text = "select string_agg(concat(id, a, aa), ',' order by id) from rights";
+    pair.equal(text).await;
+    // Nothing but nulls.
+    pair.stage.run("root", "insert into rights values (3)").await;
+    pair.equal(text).await;
     pair.worker.stop().await;
+}
+
+/// Prevents: a copy that fails again and again, and only the log knows why.
+#[tokio::test]
+async fn status_says_why_a_copy_failed() {
+    let (stage, worker) = Stage::replicating(usual()).await;
+    stage
+        .run(
+            "root",
+            "create table strict (id int primary key, v int); insert into strict values (1, 0)",
+        )
+        .await;
+    stage
+        .run(
+            "leaf",
+            "create table strict (id int primary key, v int constraint positive check (v > 0))",
+        )
+        .await;
+    stage.root(&["add-table", "strict"]).well();
+    stage.leaf(&["add-table", "strict"]).well();
+    wait::until("the error in status", PATIENCE, async || {
+        let said = stage.leaf(&["status"]);
+        Ok(said.out.contains("ERR: ").then_some(said))
+    })
+    .await
+    .unwrap()
+    .with(0, &["public.strict: in-copy", "positive"]);
+    stage.run("root", "update strict set v = 1").await;
+    stage.leaf(&["wait-sync", "--timeout", "30"]).well();
+    let said = stage.leaf(&["status"]).well();
+    assert!(!said.out.contains("ERR: "), "{said:?}");
+    worker.stop().await;
 }
 
 /// PostgreSQL's decoding of a transaction that is streamed can fail where that of the same one as a whole does not.

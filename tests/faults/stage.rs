@@ -110,9 +110,15 @@ pub struct Stage {
 impl Stage {
     /// Two databases, `root` and `leaf`, each with table `a`.
     pub async fn databases(options: Options) -> Stage {
+        Stage::databases_with(options, "").await
+    }
+
+    async fn databases_with(options: Options, leaf: &str) -> Stage {
         let server = Server::start(options).await.unwrap();
-        for name in ["root", "leaf"] {
-            server.create_database(name).await.unwrap();
+        let postgres = server.connect("postgres").await.unwrap();
+        for (name, how) in [("root", ""), ("leaf", leaf)] {
+            let create = format!("create database {name} {how}");
+            postgres.batch_execute(&create).await.unwrap();
             let client = server.connect(name).await.unwrap();
             client
                 .batch_execute("create table a (id int primary key, v text)")
@@ -130,7 +136,11 @@ impl Stage {
     }
 
     pub async fn installed(options: Options) -> Stage {
-        let stage = Stage::databases(options).await;
+        Stage::databases(options).await.with_modules()
+    }
+
+    fn with_modules(self) -> Stage {
+        let stage = self;
         for name in ["root", "leaf"] {
             skytide(&["install", &stage.server.dsn(name)]).well();
         }
@@ -139,7 +149,12 @@ impl Stage {
 
     /// Root and leaf are made, a ticker is at work, table `a` is in the set.
     pub async fn nodes(options: Options) -> Stage {
-        let mut stage = Stage::installed(options).await;
+        Stage::with_leaf(options, "").await
+    }
+
+    /// The same, with a leaf that is created by these options.
+    pub async fn with_leaf(options: Options, leaf: &str) -> Stage {
+        let mut stage = Stage::databases_with(options, leaf).await.with_modules();
         let root = stage.server.dsn("root");
         stage.root(&["create-root", "root", &root]).well();
         stage.root(&["add-table", "a"]).well();

@@ -151,7 +151,7 @@ fn spool(stream: &[u8]) -> anyhow::Result<Duration> {
         queue: QueueName::new("q").context("queue name")?,
     };
     let (mut writer, spool) = Writer::open(Settings::new(dir.path()), identity)?;
-    let mut assembler = Assembler::new(1, None);
+    let mut assembler = Assembler::new(1, true, None);
     let started = Instant::now();
     messages(stream, |payload| {
         assembler.message(payload, &mut writer)?;

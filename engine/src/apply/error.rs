@@ -25,6 +25,11 @@ pub enum ApplyError {
     UnknownRelation(RelationId),
     #[error("table {0} does not exist on the subscriber; create it, or remove it from the set")]
     NoTable(TableName),
+    #[error(
+        "table {table} was renamed on the provider to {now} and got changes under that name; rename it back there, then \
+         with this configuration: resync {table}"
+    )]
+    Renamed { table: TableName, now: TableName },
     /// Rows of the provider can't be found here. `fix` is the statement that helps.
     #[error("table {table} has no unique index on the subscriber that finds the provider's rows; run: {fix}")]
     NoKeyIndex { table: TableName, fix: String },
@@ -61,6 +66,11 @@ pub enum ApplyError {
     },
     #[error("a value of column {column} of table {table} is not in its type's binary form")]
     BadBinary { table: TableName, column: String },
+    #[error(
+        "values of column {column} of table {table} came in a binary form that says something else here; make the \
+         column's type on the subscriber what it is on the provider, or copy the table again by resync"
+    )]
+    ForeignType { table: TableName, column: String },
     #[error("one chunk of table {0} is too large to be kept in memory")]
     TooLarge(TableName),
     /// A statement failed; the server's message is the source.
@@ -77,6 +87,10 @@ pub enum ApplyError {
         #[source]
         error: tokio_postgres::Error,
     },
+    #[error("connect to the provider")]
+    ConnectProvider(#[source] ConnectError),
+    #[error("look up types on the provider")]
+    Types(#[source] tokio_postgres::Error),
     #[error("connect to the subscriber")]
     Connect(#[from] ConnectError),
     #[error("may not set session_replication_role; grant it to the role, or install module londiste")]
@@ -91,7 +105,8 @@ pub enum ApplyError {
 impl ApplyError {
     pub fn fault(&self) -> Fault {
         match self {
-            ApplyError::Connect(e) => e.fault(),
+            ApplyError::Connect(e) | ApplyError::ConnectProvider(e) => e.fault(),
+            ApplyError::Types(e) => fault_of(e),
             ApplyError::Source(BatchError::Spool(e)) => e.fault(),
             ApplyError::Table { error, .. } | ApplyError::Session { error, .. } => fault_of(error),
             ApplyError::Planner(_) | ApplyError::Stopped | ApplyError::UnknownRelation(_) => Fault::Bug,

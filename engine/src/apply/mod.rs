@@ -17,13 +17,14 @@ mod queries;
 mod session;
 mod shape;
 mod statement;
+mod types;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skytide_sql::conn::ConnectString;
-use skytide_sql::{Snapshot, TableName, Xid};
+use skytide_sql::{Oid, Snapshot, TableName, Xid};
 use tokio::sync::mpsc;
 
 use crate::change::{Relation, RelationId, RowChange};
@@ -34,6 +35,7 @@ pub use session::connect_subscriber;
 use session::{Line, Sent, Session};
 use shape::Shape;
 use statement::Action;
+pub use types::ProviderTypes;
 
 /// Where a batch's changes come from; drained on a plain (blocking) thread.
 pub trait ChangeSource: Send {
@@ -55,6 +57,8 @@ pub trait ChangeSource: Send {
 #[derive(Clone, Debug, Default)]
 pub struct Targets {
     map: HashMap<TableName, Target>,
+    /// The provider's numbers of tables, where they are known.
+    oids: HashMap<Oid, TableName>,
 }
 
 #[derive(Clone, Debug)]
@@ -71,15 +75,27 @@ impl Targets {
         self.map.insert(table, target);
     }
 
+    /// Says which table of the provider it is, whatever it is called later.
+    pub fn known_by(&mut self, oid: Oid, table: TableName) {
+        self.oids.insert(oid, table);
+    }
+
     pub fn get(&self, table: &TableName) -> Option<&Target> {
         self.map.get(table)
+    }
+
+    fn of_oid(&self, oid: Oid) -> Option<&TableName> {
+        self.oids.get(&oid)
     }
 }
 
 impl FromIterator<(TableName, Target)> for Targets {
     fn from_iter<I: IntoIterator<Item = (TableName, Target)>>(iter: I) -> Targets {
         let map = iter.into_iter().collect();
-        Targets { map }
+        Targets {
+            map,
+            oids: HashMap::new(),
+        }
     }
 }
 
@@ -91,6 +107,8 @@ pub struct ApplySettings {
     /// Whether COMMIT waits for the subscriber's disk; default no: a batch lost with the subscriber's
     /// last moments is applied again, as its position is lost with it.
     pub synchronous_commit: bool,
+    /// Says what the provider's own types are. Without it, columns are of the same types on both sides.
+    pub types: Option<Arc<ProviderTypes>>,
 }
 
 impl Default for ApplySettings {
@@ -99,6 +117,7 @@ impl Default for ApplySettings {
             application_name: "skytide apply".to_owned(),
             chunk_bytes: 32 << 20,
             synchronous_commit: false,
+            types: None,
         }
     }
 }
@@ -217,8 +236,14 @@ impl Applier {
                 ApplyError::Table { error, .. } | ApplyError::Session { error, .. } => {
                     may_be_new_shape(error) && !std::mem::replace(&mut tried_new_shape, true)
                 }
+                ApplyError::BadBinary { .. } | ApplyError::ForeignType { .. } => {
+                    !std::mem::replace(&mut tried_new_shape, true)
+                }
                 _ => false,
             };
+            if tried_new_shape && let Some(types) = &self.settings.types {
+                types.forget().await;
+            }
             source = match back {
                 Some(back) if again => back,
                 _ => return Err(failure),
@@ -300,7 +325,8 @@ impl Applier {
                     reply,
                 }) => {
                     self.answers(report).await?;
-                    let shape = Shape::resolve(self.session.client(), relation, dest).await?;
+                    let types = self.settings.types.as_deref();
+                    let shape = Shape::resolve(self.session.client(), types, relation, dest).await?;
                     self.warned.tell_ignored(&shape);
                     reply.send(Arc::new(shape)).ok();
                 }

@@ -4,7 +4,8 @@
 //! the table had a row there before the chunk, and which row is there now. A row that moves to another
 //! key with all its values known is gone from the old position and new at the other. A row that moves
 //! with values unknown (unchanged TOAST) stays tied to the position it came from, its *origin*, because
-//! only an UPDATE of that row can carry those values over.
+//! only an UPDATE of that row can carry those values over. So does every row of a table that has columns
+//! of its own on the subscriber.
 
 use std::hash::BuildHasher;
 
@@ -29,7 +30,8 @@ enum Row {
     Gone,
     /// Every value is known.
     Whole(Span),
-    /// Some values are those of the table's row at this position's key before the chunk.
+    /// Some values, of the image or of columns it knows nothing of, are those of the table's row at the origin's key
+    /// before the chunk.
     Part {
         image: Span,
         origin: u32,
@@ -117,6 +119,8 @@ pub(super) struct Net {
     positions: Vec<Position>,
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
+    /// The subscriber's table has columns that the provider's lacks.
+    has_others: bool,
     /// Nothing but inserts of new keys so far: there was nothing to net.
     only_inserts: bool,
     /// The key just read.
@@ -133,10 +137,16 @@ impl Net {
             positions: Vec::new(),
             index: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
+            has_others: false,
             only_inserts: true,
             scratch: Vec::new(),
             other_key: Vec::new(),
         }
+    }
+
+    /// Whether rows have values that no image knows: then a row that moves is updated, not deleted and inserted.
+    pub fn keep_others(&mut self, has_others: bool) {
+        self.has_others = has_others;
     }
 
     pub fn clear(&mut self) {
@@ -263,10 +273,15 @@ impl Net {
     /// With identity FULL the provider sends the whole row as it was, and its key may have been another row's too, as
     /// where the key is deferrable.
     fn check_row(&self, at: usize, old: Option<&[u8]>) -> Result<(), Refused> {
-        match (self.positions[at].row, old) {
-            (Row::Whole(image), Some(old)) if self.bytes_of(image) != old => Err(Refused::OtherRow),
-            _ => Ok(()),
+        let (Row::Whole(image) | Row::Part { image, .. }, Some(old)) = (self.positions[at].row, old) else {
+            return Ok(());
+        };
+        let image = self.bytes_of(image);
+        let known = || Values::of_body(image).all(|value| value != ColumnValue::Unchanged);
+        if image != old && known() {
+            return Err(Refused::OtherRow);
         }
+        Ok(())
     }
 
     fn need_key(&self) -> Result<(), Refused> {
@@ -420,7 +435,7 @@ impl Net {
             self.vacate(to);
         }
         match origin {
-            Some(origin) if !whole => {
+            Some(origin) if !whole || self.has_others => {
                 self.positions[origin].moved_away = origin != to;
                 let origin = origin as u32; // positions are counted in u32
                 self.positions[to].row = Row::Part { image, origin };

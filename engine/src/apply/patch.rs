@@ -17,6 +17,8 @@ pub(super) enum Patch {
     },
     Record(Vec<(Oid, Patch)>),
     Range(Box<Patch>),
+    /// They are of a type that the subscriber's column cannot take in binary form.
+    Foreign,
 }
 
 /// The bytes are not a value of the type.
@@ -35,6 +37,7 @@ impl Patch {
     pub fn apply(&self, value: &mut [u8]) -> Result<(), Malformed> {
         match self {
             Patch::None => Ok(()),
+            Patch::Foreign => Err(Malformed),
             Patch::Array { element, inner } => {
                 let (dimensions, rest) = int(value)?;
                 let (_, rest) = int(rest)?;

@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use skytide_sql::{Snapshot, TableName, Xid};
+use skytide_sql::{Oid, Snapshot, TableName, Xid};
 use tokio::sync::{mpsc, oneshot};
 
 use super::load;
 use super::net::{Format, Net, Refused, Taken};
+use super::patch::Patch;
 use super::shape::Shape;
 use super::statement::{ARRAY_HEADER, Action, BadValue, CopyFormat, Form};
 use super::{ApplyError, ChangeSource, Targets};
@@ -77,6 +78,8 @@ pub(super) struct Planned {
 pub(super) struct Planner {
     tables: Vec<Table>,
     by_dest: HashMap<TableName, usize>,
+    /// The provider's numbers of tables, as their last changes had them.
+    seen: HashMap<TableName, Oid>,
     chunk_bytes: usize,
     next_form: u64,
 }
@@ -109,6 +112,8 @@ struct Run<'a> {
 #[derive(Clone, Debug)]
 enum Known {
     Ignored,
+    /// A followed table under another name.
+    Renamed(Arc<Renamed>),
     Table {
         at: usize,
         skip: Option<Arc<Snapshot>>,
@@ -116,11 +121,32 @@ enum Known {
     },
 }
 
+#[derive(Debug)]
+struct Renamed {
+    table: TableName,
+    now: TableName,
+    skip: Option<Snapshot>,
+}
+
+impl Renamed {
+    /// Changes that the table's copy has are of no concern.
+    fn check(&self, xid: Xid) -> Result<(), ApplyError> {
+        if self.skip.as_ref().is_some_and(|snapshot| snapshot.sees(xid)) {
+            return Ok(());
+        }
+        Err(ApplyError::Renamed {
+            table: self.table.clone(),
+            now: self.now.clone(),
+        })
+    }
+}
+
 impl Planner {
     pub fn new(chunk_bytes: usize) -> Planner {
         Planner {
             tables: Vec::new(),
             by_dest: HashMap::new(),
+            seen: HashMap::new(),
             chunk_bytes,
             next_form: 0,
         }
@@ -140,8 +166,10 @@ impl Planner {
             return at;
         }
         let dest = shape.dest.clone();
+        let mut net = Net::new(shape.key.clone(), shape.columns.len());
+        net.keep_others(!shape.others.is_empty());
         let table = Table {
-            net: Net::new(shape.key.clone(), shape.columns.len()),
+            net,
             shape,
             forms: HashMap::new(),
         };
@@ -166,6 +194,7 @@ impl Planner {
         for table in &mut self.tables {
             table.net.clear();
         }
+        self.seen.retain(|table, _| targets.get(table).is_some());
         let mut run = Run {
             planner: self,
             targets,
@@ -205,9 +234,10 @@ impl Run<'_> {
                 ..
             } => return self.truncate(source, xid, relations, *restart_identity),
         };
-        let known = self.known(source, relation)?;
-        let Known::Table { at, skip, exact } = known else {
-            return Ok(());
+        let (at, skip, exact) = match self.known(source, relation)? {
+            Known::Ignored => return Ok(()),
+            Known::Renamed(renamed) => return renamed.check(xid),
+            Known::Table { at, skip, exact } => (at, skip, exact),
         };
         let (at, exact) = (*at, *exact);
         if skip.as_ref().is_some_and(|snapshot| snapshot.sees(xid)) {
@@ -257,8 +287,13 @@ impl Run<'_> {
     ) -> Result<(), ApplyError> {
         let mut tables = Vec::new();
         for relation in relations {
-            let Known::Table { at, skip, .. } = self.known(source, *relation)?.clone() else {
-                continue;
+            let (at, skip) = match self.known(source, *relation)?.clone() {
+                Known::Ignored => continue,
+                Known::Renamed(renamed) => {
+                    renamed.check(xid)?;
+                    continue;
+                }
+                Known::Table { at, skip, .. } => (at, skip),
             };
             if skip.is_some_and(|snapshot| snapshot.sees(xid)) {
                 continue;
@@ -296,8 +331,9 @@ impl Run<'_> {
     fn meet<S: ChangeSource>(&mut self, source: &S, id: RelationId) -> Result<Known, ApplyError> {
         let relation = source.relation(id).ok_or(ApplyError::UnknownRelation(id))?;
         let Some(target) = self.targets.get(&relation.table) else {
-            return Ok(Known::Ignored);
+            return Ok(self.under_another_name(&relation));
         };
+        self.planner.seen.insert(relation.table.clone(), relation.oid);
         let known_at = self.planner.by_dest.get(&target.dest).copied();
         // A column that the subscriber lacked may have been added since.
         let fits = |table: &Table| *table.shape.relation == *relation && table.shape.ignored.is_empty();
@@ -316,6 +352,24 @@ impl Run<'_> {
             skip: target.skip_visible_in.clone().map(Arc::new),
             exact: self.exact.contains(&target.dest),
         })
+    }
+
+    /// Changes of a table that is followed must not be passed over because it was renamed, or moved to another schema.
+    fn under_another_name(&self, relation: &Relation) -> Known {
+        let seen = &self.planner.seen;
+        let last = seen.iter().find(|(_, oid)| **oid == relation.oid);
+        // Another table may have its name by now.
+        let is_that = |table: &&TableName| seen.get(*table).is_none_or(|oid| *oid == relation.oid);
+        let known = self.targets.of_oid(relation.oid).filter(is_that);
+        let table = last.map(|(table, _)| table).or(known);
+        match table.and_then(|table| Some((table, self.targets.get(table)?))) {
+            None => Known::Ignored,
+            Some((table, target)) => Known::Renamed(Arc::new(Renamed {
+                table: table.clone(),
+                now: relation.table.clone(),
+                skip: target.skip_visible_in.clone(),
+            })),
+        }
     }
 
     fn resolve(&mut self, relation: Arc<Relation>, dest: TableName) -> Result<Arc<Shape>, ApplyError> {
@@ -428,10 +482,7 @@ impl Run<'_> {
                     Way::Array => form.put_element(&mut payload, net.key(*from), net.image(*to)),
                     Way::Copy(format) => load::put_row(&mut payload, &form, format, net.image(*to)),
                 };
-                put.map_err(|BadValue(column)| ApplyError::BadBinary {
-                    table: form.shape.dest.clone(),
-                    column: form.shape.relation.columns[column].name.clone(),
-                })?;
+                put.map_err(|BadValue(column)| bad_value(column, &form.shape))?;
                 rows += 1;
             }
             if let Way::Copy(format) = way {
@@ -516,6 +567,15 @@ fn by_columns_sent(net: &Net, list: Vec<FromTo>) -> Vec<BySent> {
         groups[group].1.push(pair);
     }
     groups
+}
+
+fn bad_value(at: usize, shape: &Shape) -> ApplyError {
+    let table = shape.dest.clone();
+    let column = shape.relation.columns[at].name.clone();
+    match &shape.columns[at] {
+        Some(local) if local.patch == Patch::Foreign => ApplyError::ForeignType { table, column },
+        _ => ApplyError::BadBinary { table, column },
+    }
 }
 
 fn explain(refused: Refused, shape: &Shape) -> ApplyError {

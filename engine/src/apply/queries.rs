@@ -18,8 +18,8 @@ macro_rules! signature {
     };
 }
 
-/// A table's columns, domains resolved to their base types; their signature; whether there is a primary key. $1 schema,
-/// $2 table.
+/// A table's columns, domains resolved to their base types; their signature; whether there is a primary key; the
+/// base types' names, and whether they have a binary form. $1 schema, $2 table.
 pub(super) const COLUMNS: &str = concat!(
     "
 with recursive cols as (
@@ -42,7 +42,9 @@ with recursive cols as (
 select table_oid, partitioned, attname::text, generated, identity_always, type_name, base, ",
     signature!("cols.table_oid"),
     ",
-       exists (select from pg_catalog.pg_index i where i.indrelid = cols.table_oid and i.indisprimary)
+       exists (select from pg_catalog.pg_index i where i.indrelid = cols.table_oid and i.indisprimary),
+       pg_catalog.format_type(base, -1),
+       (select b.typreceive <> 0 from pg_catalog.pg_type b where b.oid = base)
   from cols
  where typtype <> 'd'
  order by attnum"
@@ -92,7 +94,8 @@ pub(super) const TYPE: &str = "
 select t.typtype::text, t.typcategory = 'A' and t.typlen = -1 as is_array, t.typelem, t.typrelid, t.typbasetype,
        coalesce(r.rngsubtype, 0::oid),
        (select array_agg(a.atttypid order by a.attnum) from pg_catalog.pg_attribute a
-         where t.typrelid <> 0 and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped)
+         where t.typrelid <> 0 and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped),
+       t.typname::text
   from pg_catalog.pg_type t
   left join pg_catalog.pg_range r on r.rngtypid = t.oid
  where t.oid = $1";

@@ -56,7 +56,7 @@ pub async fn connect_subscriber(
     target: &ConnectString,
     application_name: &str,
 ) -> Result<conn::Session, ApplyError> {
-    let client = conn::connect(target, application_name).await?;
+    let client = conn::connect_to_write(target, application_name).await?;
     // A superuser's setting before 15, grantable from then on; londiste has a function for it.
     if client
         .batch_execute("set session_replication_role = replica")

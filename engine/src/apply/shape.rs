@@ -1,5 +1,6 @@
 //! How one version of a provider's table fits the subscriber's table.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use skytide_sql::ident::quote_ident;
@@ -7,11 +8,11 @@ use skytide_sql::{Oid, TableName};
 
 use super::net::WholeUpdates;
 use super::patch::Patch;
+use super::types::{FIRST_USER_OID, ProviderTypes, TypeForm};
 use super::{ApplyError, queries};
-use crate::change::{Relation, ReplicaIdentity};
+use crate::change::{Relation, ReplicaIdentity, names_an_object};
 
-/// Types below this number are PostgreSQL's own and the same on every server.
-const FIRST_USER_OID: u32 = 16384;
+const TEXT: Oid = Oid::new(25);
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Shape {
@@ -38,6 +39,8 @@ pub(super) struct Local {
     /// Quoted.
     pub name: String,
     pub type_name: String,
+    /// The type below the column's domain, if that is one.
+    pub base_name: Option<String>,
     /// The type binary values have when they reach the subscriber.
     pub binary: Oid,
     /// Binary values are of the column's type, or of the one below its domain.
@@ -50,9 +53,10 @@ pub(super) struct Local {
 }
 
 impl Shape {
-    /// Reads the subscriber's catalogs.
+    /// Reads the subscriber's catalogs, and the provider's where types of the user's are new.
     pub async fn resolve(
         client: &tokio_postgres::Client,
+        types: Option<&ProviderTypes>,
         relation: Arc<Relation>,
         dest: TableName,
     ) -> Result<Shape, ApplyError> {
@@ -70,6 +74,10 @@ impl Shape {
         };
         let (table_oid, partitioned): (u32, bool) = (first.get(0), first.get(1));
         let signature: String = first.get(7);
+        let there = match types {
+            Some(types) => types.forms(user_types(&relation)).await?,
+            None => HashMap::new(),
+        };
         let mut columns = Vec::with_capacity(relation.columns.len());
         let mut ignored = Vec::new();
         let mut always_identity = Vec::new();
@@ -88,22 +96,26 @@ impl Shape {
             if identity_always {
                 always_identity.push(columns.len());
             }
-            let base: u32 = row.get(6);
-            let wire = column.type_oid.get();
-            let same_type = wire == base || wire >= FIRST_USER_OID;
-            let patch = if base >= FIRST_USER_OID && same_type {
-                patch_of(client, base, 0).await.map_err(failed)?
+            let base = Oid::new(row.get(6));
+            let wire = column.type_oid;
+            let binary = if !row.get::<_, bool>(10) {
+                Binary::none()
+            } else if wire.get() >= FIRST_USER_OID {
+                let here = TypeForm::read(client, base, 0).await.map_err(failed)?;
+                Binary::of_user_type(there.get(&wire), &here, base)
             } else {
-                Patch::None
+                Binary::of_built_in(wire, base)
             };
+            let (type_name, base_name): (String, String) = (row.get(5), row.get(9));
             columns.push(Some(Local {
                 name: quote_ident(&column.name),
-                type_name: row.get(5),
-                binary: Oid::new(if same_type { base } else { wire }),
-                same_type,
+                base_name: (base_name != type_name).then_some(base_name),
+                type_name,
+                binary: binary.oid,
+                same_type: binary.same_type,
                 settable: !identity_always,
                 equals: String::new(),
-                patch,
+                patch: binary.patch,
             }));
         }
         let indexes = client
@@ -113,7 +125,7 @@ impl Shape {
         let indexes: Vec<(Vec<String>, Vec<String>)> =
             indexes.iter().map(|row| (row.get(0), row.get(1))).collect();
         let key = find_key(&relation, &dest, &mut columns, &indexes, first.get(8))?;
-        let others = rows
+        let others: Vec<String> = rows
             .iter()
             .filter(|row| !row.get::<_, bool>(3))
             .map(|row| row.get::<_, &str>(2))
@@ -124,7 +136,7 @@ impl Shape {
             .iter()
             .enumerate()
             .all(|(at, column)| column.is_none() || key.contains(&at));
-        let whole_updates = if always_identity.iter().any(|at| !key.contains(at)) {
+        let whole_updates = if others.is_empty() && always_identity.iter().any(|at| !key.contains(at)) {
             WholeUpdates::Replace
         } else if nothing_to_set {
             WholeUpdates::Nothing
@@ -150,6 +162,65 @@ impl Shape {
         let only = if self.partitioned { "" } else { "only " };
         format!("{only}{}", self.dest.quoted())
     }
+}
+
+/// What a column's binary values are to the subscriber.
+struct Binary {
+    oid: Oid,
+    same_type: bool,
+    patch: Patch,
+}
+
+impl Binary {
+    fn of_built_in(wire: Oid, base: Oid) -> Binary {
+        if names_an_object(wire) {
+            return Binary::foreign(base);
+        }
+        Binary {
+            oid: wire,
+            same_type: wire == base,
+            patch: Patch::None,
+        }
+    }
+
+    /// `there`: what the type is on the provider; without it, what it is here. A number says nothing of the type, and the
+    /// bytes of another one could be taken without an error.
+    fn of_user_type(there: Option<&TypeForm>, here: &TypeForm, base: Oid) -> Binary {
+        match there {
+            Some(there) if !there.fits(here) => match there {
+                TypeForm::BuiltIn(oid) => Binary::of_built_in(*oid, base),
+                TypeForm::Enum => Binary::none(),
+                _ => Binary::foreign(base),
+            },
+            _ => Binary {
+                oid: base,
+                same_type: true,
+                patch: here.patch(),
+            },
+        }
+    }
+
+    /// Values are text, in binary form too.
+    fn none() -> Binary {
+        Binary {
+            oid: TEXT,
+            same_type: false,
+            patch: Patch::None,
+        }
+    }
+
+    fn foreign(base: Oid) -> Binary {
+        Binary {
+            oid: base,
+            same_type: true,
+            patch: Patch::Foreign,
+        }
+    }
+}
+
+fn user_types(relation: &Relation) -> Vec<Oid> {
+    let oids = relation.columns.iter().map(|column| column.type_oid);
+    oids.filter(|oid| oid.get() >= FIRST_USER_OID).collect()
 }
 
 /// The columns by which rows are found: the provider's replica identity if a unique index here has
@@ -197,39 +268,4 @@ fn find_key(
     };
     let table = dest.clone();
     Err(ApplyError::NoKeyIndex { table, fix })
-}
-
-/// Composites may nest, not for ever.
-const MAX_TYPE_DEPTH: u32 = 16;
-
-async fn patch_of(
-    client: &tokio_postgres::Client,
-    oid: u32,
-    depth: u32,
-) -> Result<Patch, tokio_postgres::Error> {
-    if oid < FIRST_USER_OID || depth > MAX_TYPE_DEPTH {
-        return Ok(Patch::None);
-    }
-    let row = client.query_one(queries::TYPE, &[&oid]).await?;
-    let (kind, is_array, element): (&str, bool, u32) = (row.get(0), row.get(1), row.get(2));
-    let inner = |oid| Box::pin(patch_of(client, oid, depth + 1));
-    Ok(match kind {
-        "b" if is_array => Patch::Array {
-            element: Oid::new(element),
-            inner: Box::new(inner(element).await?),
-        },
-        "c" => {
-            let mut columns = Vec::new();
-            for attribute in row.get::<_, Option<Vec<u32>>>(6).unwrap_or_default() {
-                columns.push((Oid::new(attribute), inner(attribute).await?));
-            }
-            Patch::Record(columns)
-        }
-        "d" => inner(row.get(4)).await?,
-        "r" => match inner(row.get(5)).await? {
-            Patch::None => Patch::None,
-            bound => Patch::Range(Box::new(bound)),
-        },
-        _ => Patch::None,
-    })
 }

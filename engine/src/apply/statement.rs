@@ -115,7 +115,11 @@ impl Form {
         let matching = || {
             let key = self.key_columns().enumerate().map(|(n, (at, local))| {
                 let value = self.value(n, local, self.key[n], same_type(&self.shape, at));
-                format!("t.{} {} {value}", local.name, local.equals)
+                // Operators of enums and arrays do not take domains over them.
+                match &local.base_name {
+                    Some(base) => format!("t.{}::{base} {} {value}::{base}", local.name, local.equals),
+                    None => format!("t.{} {} {value}", local.name, local.equals),
+                }
             });
             key.collect::<Vec<_>>().join(" and ")
         };
@@ -202,14 +206,18 @@ impl Form {
         self.value_in("s", n, local, staged, same_type)
     }
 
-    /// A value of another type goes through its text, as in the initial copy: a cast could round it or cut it off.
+    /// A value of another type goes through its text, as in the initial copy: a cast could round it or cut it off. That is
+    /// the output function's; a cast to text may say it otherwise.
     fn value_in(&self, stage: &str, n: usize, local: &Local, staged: Oid, same_type: bool) -> String {
         if staged == local.binary && same_type {
             format!("{stage}.c{n}")
         } else if staged == TEXT {
             format!("{stage}.c{n}::{}", local.type_name)
         } else {
-            format!("{stage}.c{n}::text::{}", local.type_name)
+            let type_name = &local.type_name;
+            format!(
+                "case when {stage}.c{n} is not null then pg_catalog.format('%s', {stage}.c{n})::{type_name} end"
+            )
         }
     }
 

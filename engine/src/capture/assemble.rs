@@ -5,11 +5,11 @@
 //! Rows of `pgq.tick` become tick entries and nothing else of them is kept.
 
 use hashbrown::HashMap;
-use skytide_sql::{Lsn, Oid, TickId, Xid32};
+use skytide_sql::{Lsn, Oid, TableName, TickId, Xid32};
 
 use super::pgoutput::{self, BadMessage, Message, RowKind, Within};
 use super::tick::{TickColumns, TickRow, tick_row};
-use crate::change::{ColumnValue, Relation, RelationId, Tuple};
+use crate::change::{ColumnValue, Relation, RelationId, Tuple, names_an_object};
 use crate::spool::{PartRef, SpoolError, TickEntry, TxHead, Writer};
 
 /// Rows of one transaction beyond this go to the spool before its commit.
@@ -29,6 +29,8 @@ pub enum AssembleError {
     Protocol { what: &'static str },
     #[error("the provider sent a change of table {oid} before its definition")]
     UnknownRelation { oid: Oid },
+    #[error("table {table} has a column whose binary values are numbers of objects")]
+    NotPortable { table: TableName },
     #[error("cannot read a row of pgq.tick: {what}")]
     BadTick { what: &'static str },
 }
@@ -93,6 +95,8 @@ enum State {
 /// The state of one replication connection.
 pub struct Assembler {
     queue_id: i32,
+    /// Values come in binary form.
+    binary: bool,
     state: State,
     transaction: Open,
     streams: HashMap<Xid32, Streamed>,
@@ -102,9 +106,10 @@ pub struct Assembler {
 
 impl Assembler {
     /// `queue_id` is the queue's on the provider; `last_tick` the newest one in the spool.
-    pub fn new(queue_id: i32, last_tick: Option<TickId>) -> Assembler {
+    pub fn new(queue_id: i32, binary: bool, last_tick: Option<TickId>) -> Assembler {
         Assembler {
             queue_id,
+            binary,
             state: State::Between,
             transaction: Open::default(),
             streams: HashMap::new(),
@@ -245,6 +250,12 @@ impl Assembler {
     fn relation(&mut self, oid: Oid, body: &[u8], writer: &mut Writer) -> Result<(), AssembleError> {
         let id = writer.relation(body)?;
         let relation = writer.shape(id).ok_or(protocol("a malformed table definition"))?;
+        // One that was altered since the stream began: no row of it is in the spool yet.
+        if self.binary && relation.columns.iter().any(|c| names_an_object(c.type_oid)) {
+            return Err(AssembleError::NotPortable {
+                table: relation.table.clone(),
+            });
+        }
         let known = Known {
             id,
             meaning: meaning(&relation, self.queue_id)?,

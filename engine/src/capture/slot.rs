@@ -264,26 +264,32 @@ pub async fn unpublish(client: &Client, publication: &str, table: &TableName) ->
     }
 }
 
+/// Of a column, the type below its domains.
+const BASE: &str = "cross join lateral ( \
+     with recursive base as ( \
+         select t.* from pg_catalog.pg_type t where t.oid = a.atttypid \
+         union all \
+         select t.* from base join pg_catalog.pg_type t on base.typtype = 'd' and t.oid = base.typbasetype) \
+     select * from base where typtype <> 'd') b";
+
 /// Whether binary column values mean the same on both sides. Those of composite and range types of the
-/// user's carry type oids, which differ between databases. (So do arrays of user types, in one known
-/// place: apply mends that.) And some types, of the server's too, have no binary form.
+/// user's carry type oids, which differ between databases; those of `regclass` and the like are oids. (So do
+/// arrays of user types, in one known place: apply mends that.) And some types, of the server's too, have no binary form.
 pub async fn binary_is_portable(provider: &Client, publication: &str) -> Result<bool, tokio_postgres::Error> {
-    let row = provider
-        .query_one(
-            "select not exists ( \
-                 select 1 from pg_catalog.pg_publication p \
-                 join pg_catalog.pg_publication_rel r on r.prpubid = p.oid \
-                 join pg_catalog.pg_attribute a on a.attrelid = r.prrelid \
-                 join pg_catalog.pg_type t on t.oid = a.atttypid \
-                 left join pg_catalog.pg_type e on e.oid = t.typelem \
-                 where p.pubname = $1 and a.attnum > 0 and not a.attisdropped \
-                   and (t.oid >= 16384 and (t.typtype in ('c', 'r', 'm') or e.typtype in ('c', 'r', 'm')) \
-                        or t.typsend = 0 or t.typreceive = 0 \
-                        or t.typcategory = 'A' and (e.typsend = 0 or e.typreceive = 0)))",
-            &[&publication],
-        )
-        .await?;
-    Ok(row.get(0))
+    let sql = format!(
+        "select not exists ( \
+             select 1 from pg_catalog.pg_publication p \
+             join pg_catalog.pg_publication_rel r on r.prpubid = p.oid \
+             join pg_catalog.pg_attribute a on a.attrelid = r.prrelid \
+             {BASE} \
+             left join pg_catalog.pg_type e on e.oid = b.typelem \
+             where p.pubname = $1 and a.attnum > 0 and not a.attisdropped \
+               and (b.oid >= 16384 and (b.typtype in ('c', 'r', 'm') or e.typtype in ('c', 'r', 'm')) \
+                    or b.oid < 16384 and b.typname ~ '^_?reg' \
+                    or b.typsend = 0 or b.typreceive = 0 \
+                    or b.typcategory = 'A' and (e.typsend = 0 or e.typreceive = 0)))"
+    );
+    Ok(provider.query_one(&sql, &[&publication]).await?.get(0))
 }
 
 /// Whether columns of the provider's own types, of which the stream tells no more than a number, are of a type of the
@@ -293,16 +299,8 @@ pub async fn binary_fits(
     subscriber: &Client,
     queue: &QueueName,
 ) -> Result<bool, tokio_postgres::Error> {
-    // Of a column, the type below its domains.
-    const BASE: &str = "cross join lateral ( \
-         with recursive base as ( \
-             select t.typname, t.typtype, t.typbasetype from pg_catalog.pg_type t where t.oid = a.atttypid \
-             union all \
-             select t.typname, t.typtype, t.typbasetype \
-             from base join pg_catalog.pg_type t on base.typtype = 'd' and t.oid = base.typbasetype) \
-         select typname::text as type from base where typtype <> 'd') b";
     let own = format!(
-        "select array_agg(l.table_name), array_agg(a.attname::text), array_agg(b.type) \
+        "select array_agg(l.table_name), array_agg(a.attname::text), array_agg(b.typname::text) \
          from londiste.get_table_list($1) l \
          join pg_catalog.pg_attribute a \
            on a.attrelid = londiste.find_table_oid(coalesce(l.dest_table, l.table_name)) \
@@ -321,7 +319,7 @@ pub async fn binary_fits(
              join pg_catalog.pg_attribute a \
                on a.attrelid = londiste.find_table_oid(coalesce(l.dest_table, l.table_name)) \
               and a.attname = w.attname and a.attnum > 0 and not a.attisdropped \
-             {BASE} where b.type <> w.type)"
+             {BASE} where b.typname <> w.type)"
     );
     let row = subscriber
         .query_one(&other, &[&queue.as_str(), &tables, &columns, &types])

@@ -222,7 +222,7 @@ async fn run(
         let error = match ended {
             Ok(()) => return Ok(()),
             Err(e) if let Some(without) = asked.with_less(&e) => {
-                warn!(slot = %settings.slot, error = %chain(&e), "the server cannot decode this; again without {without}");
+                warn!(slot = %settings.slot, error = %chain(&e), "the stream cannot go on like this; again without {without}");
                 continue;
             }
             Err(e) if e.fault() == Fault::Retry => e,
@@ -257,10 +257,20 @@ struct Asked {
 }
 
 impl Asked {
+    /// Whether a server sends binary values.
+    fn binary_from(self, version: u32) -> bool {
+        self.binary && version >= 140_000
+    }
+
     /// Whether an error may be due to what was asked for: then it is not asked for any more, and named.
     fn with_less(&mut self, error: &CaptureError) -> Option<&'static str> {
-        let CaptureError::Walsender(error) = error else {
-            return None;
+        let error = match error {
+            CaptureError::Walsender(error) => error,
+            CaptureError::Assemble(AssembleError::NotPortable { .. }) if self.binary => {
+                self.binary = false;
+                return Some("binary values");
+            }
+            _ => return None,
         };
         match error.server_error()?.code.as_str() {
             // undefined_function: a type without a binary form, perhaps of a table that is not even followed any more
@@ -299,7 +309,7 @@ async fn session(
     info!(slot = %settings.slot, lsn = %start, "capturing");
 
     let mut reading = Reading {
-        assembler: Assembler::new(settings.queue_id, writer.last_tick()),
+        assembler: Assembler::new(settings.queue_id, asked.binary_from(version), writer.last_tick()),
         confirmed: Confirmed::new(start, confirmed, settings.wait_for_apply),
         idle_lsn: Lsn::INVALID,
         // What the connection before left unsynced, and this one's first entry.
@@ -419,7 +429,7 @@ fn options(version: u32, asked: Asked, publications: &str) -> Vec<(&'static str,
         if asked.streaming {
             options.push(("streaming", "on"));
         }
-        if asked.binary {
+        if asked.binary_from(version) {
             options.push(("binary", "true"));
         }
     }

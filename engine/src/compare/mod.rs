@@ -9,15 +9,19 @@
 
 use std::time::Duration;
 
-use skytide_sql::conn::{ConnectString, Session, connect};
+use skytide_sql::conn::{ConnectString, Session, connect, connect_to_write};
 use skytide_sql::ident::quote_ident;
 use skytide_sql::{QueueName, TableName, TickId};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::capture::assemble::BARRIER_EVENT;
 use crate::copy::CopyError;
 use crate::copy::plan::{TableShape, shape};
+
+/// Between two tries to lock the tables: others have their turn.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// One table's two names.
 #[derive(Clone, Debug)]
@@ -41,7 +45,7 @@ pub struct TableResult {
     pub provider: Sum,
     pub subscriber: Sum,
     pub equal: bool,
-    /// Columns that only one side has: nothing is said about them.
+    /// Columns that only one side has or fills: nothing is said about them.
     pub left_out: Vec<String>,
 }
 
@@ -71,6 +75,8 @@ pub struct Frozen {
     pub tick: TickId,
     provider: Session,
     subscriber: Session,
+    /// The databases' encodings differ.
+    as_utf8: bool,
 }
 
 pub struct Sides<'a> {
@@ -108,6 +114,29 @@ fn keep<'a>(tables: impl Iterator<Item = &'a TableName>) -> String {
     }
 }
 
+/// Begins a transaction that keeps tables. Who truncates several of them at once may take his locks in another order: we
+/// let go of ours before that becomes a deadlock, and try again.
+async fn begin(client: &Client, keep: &str, patience: Duration) -> Result<(), CompareError> {
+    let sql = format!(
+        "begin isolation level repeatable read read only; set local lock_timeout = '500ms'{keep}; set local lock_timeout = 0"
+    );
+    let started = Instant::now();
+    loop {
+        match client.batch_execute(&sql).await {
+            Err(e) if is_contended(&e) && started.elapsed() < patience => {
+                client.batch_execute("rollback").await?;
+                sleep(LOCK_PAUSE).await;
+            }
+            begun => return Ok(begun?),
+        }
+    }
+}
+
+fn is_contended(error: &tokio_postgres::Error) -> bool {
+    let contended = [&SqlState::LOCK_NOT_AVAILABLE, &SqlState::T_R_DEADLOCK_DETECTED];
+    error.code().is_some_and(|code| contended.contains(&code))
+}
+
 /// Takes both snapshots.
 pub async fn freeze(sides: &Sides<'_>, pairs: &[Pair]) -> Result<Frozen, CompareError> {
     let gate = connect(sides.subscriber, sides.application_name).await?;
@@ -119,11 +148,9 @@ pub async fn freeze(sides: &Sides<'_>, pairs: &[Pair]) -> Result<Frozen, Compare
     .await?;
 
     let provider = connect(sides.provider, sides.application_name).await?;
-    let mut ticking = connect(sides.provider, sides.application_name).await?;
-    let begin = "begin isolation level repeatable read read only";
-    provider
-        .batch_execute(&format!("{begin}{}", keep(pairs.iter().map(|p| &p.source))))
-        .await?;
+    let mut ticking = connect_to_write(sides.provider, sides.application_name).await?;
+    let held = keep(pairs.iter().map(|p| &p.source));
+    begin(&provider, &held, sides.patience).await?;
     let tick = {
         let transaction = ticking.transaction().await?;
         transaction
@@ -167,15 +194,16 @@ pub async fn freeze(sides: &Sides<'_>, pairs: &[Pair]) -> Result<Frozen, Compare
         sleep(Duration::from_millis(10)).await;
     }
     let subscriber = connect(sides.subscriber, sides.application_name).await?;
-    subscriber
-        .batch_execute(&format!("{begin}{}", keep(pairs.iter().map(|p| &p.dest))))
-        .await?;
+    let held = keep(pairs.iter().map(|p| &p.dest));
+    begin(&subscriber, &held, sides.patience).await?;
     if position(&subscriber, sides).await? != tick {
         return Err(CompareError::Passed { tick });
     }
+    let as_utf8 = encoding(&provider).await? != encoding(&subscriber).await?;
     // Closing the gate's session opens the gate.
     Ok(Frozen {
         tick,
+        as_utf8,
         provider,
         subscriber,
     })
@@ -193,8 +221,8 @@ impl Frozen {
             });
         }
         let (provider, subscriber) = tokio::try_join!(
-            sum(&self.provider, &pair.source, &columns),
-            sum(&self.subscriber, &pair.dest, &columns),
+            sum(&self.provider, &pair.source, &columns, self.as_utf8),
+            sum(&self.subscriber, &pair.dest, &columns, self.as_utf8),
         )?;
         let equal = provider == subscriber;
         Ok(TableResult {
@@ -207,27 +235,42 @@ impl Frozen {
     }
 }
 
-/// The columns of both sides, quoted, and the names of those that only one has.
+/// The columns of both sides, quoted, and the names of those that only one has, or only one fills: a column generated on the
+/// provider is not sent.
 fn common_columns(source: &TableShape, dest: &TableShape) -> (Vec<String>, Vec<String>) {
     let has = |shape: &TableShape, name: &str| shape.columns.iter().any(|c| c.name == name);
-    let (common, mut left_out): (Vec<_>, Vec<_>) = source
+    let plain_here = |name: &str| dest.columns.iter().any(|c| c.name == name && !c.generated);
+    let (common, left_out): (Vec<_>, Vec<_>) = source
         .columns
         .iter()
-        .map(|c| c.name.clone())
-        .partition(|name| has(dest, name));
+        .partition(|c| has(dest, &c.name) && !(c.generated && plain_here(&c.name)));
+    let mut left_out: Vec<String> = left_out.iter().map(|c| c.name.clone()).collect();
     let only_here = dest.columns.iter().filter(|c| !has(source, &c.name));
     left_out.extend(only_here.map(|c| c.name.clone()));
-    (common.iter().map(|name| quote_ident(name)).collect(), left_out)
+    (common.iter().map(|c| quote_ident(&c.name)).collect(), left_out)
 }
 
-async fn sum(client: &Client, table: &TableName, columns: &[String]) -> Result<Sum, CompareError> {
+async fn encoding(client: &Client) -> Result<String, tokio_postgres::Error> {
+    let sql = "select pg_catalog.current_setting('server_encoding')";
+    Ok(client.query_one(sql, &[]).await?.get(0))
+}
+
+async fn sum(
+    client: &Client,
+    table: &TableName,
+    columns: &[String],
+    as_utf8: bool,
+) -> Result<Sum, CompareError> {
     // The text of a row depends on settings; the connection pins all but the zone.
     client
         .batch_execute("set local timezone = 'UTC'; set local search_path = pg_catalog")
         .await?;
+    let mut text = format!("row({})::text", columns.join(", "));
+    if as_utf8 {
+        text = format!("encode(convert_to({text}, 'UTF8'), 'hex')");
+    }
     let sql = format!(
-        "select count(*), coalesce(sum(hashtextextended(row({})::text, 0)), 0)::text from only {}",
-        columns.join(", "),
+        "select count(*), coalesce(sum(hashtextextended({text}, 0)), 0)::text from only {}",
         table.quoted(),
     );
     let row = client.query_one(&sql, &[]).await?;

@@ -17,7 +17,7 @@ use std::time::Duration;
 use skytide_sql::api::{londiste, pgq_node};
 use skytide_sql::conn::ConnectString;
 use skytide_sql::ident::quote_literal;
-use skytide_sql::{ConsumerName, NodeName, QueueName, Snapshot, TableName, TickId};
+use skytide_sql::{ConsumerName, NodeName, Oid, QueueName, Snapshot, TableName, TickId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::error::SqlState;
 use tokio_util::sync::CancellationToken;
@@ -85,6 +85,7 @@ pub struct CopyJob {
     pub table: TableName,
     /// What the provider calls it.
     pub source: TableName,
+    pub source_oid: Option<Oid>,
     pub dest: TableName,
     pub state: MergeState,
     pub skip_truncate: bool,
@@ -195,6 +196,7 @@ impl CopyJob {
         }
         self.progress.expect_rows(source_shape.estimated_rows);
         let source_oid = source_shape.oid;
+        self.source_oid = Some(source_oid);
         let source_bytes = source_shape.bytes;
         let plan = Arc::new(CopyPlan::new(
             self.source.clone(),
@@ -379,6 +381,9 @@ impl CopyJob {
                 skip_visible_in: self.snapshot.clone(),
             },
         );
+        if let Some(oid) = self.source_oid {
+            targets.known_by(oid, self.source.clone());
+        }
         let targets = Arc::new(targets);
         loop {
             // Behind the main position there is always a tick to go to.

@@ -22,7 +22,8 @@ pub struct ColumnShape {
     pub name: String,
     /// Schema-qualified type name with its modifier.
     pub type_name: String,
-    /// The same bytes on every server: a built-in type, an enum, or a domain over one of these.
+    /// The same bytes on every server: a built-in type (but those like `regclass`, which are numbers of objects), an
+    /// enum, or a domain over one of these.
     pub portable: bool,
     pub generated: bool,
 }
@@ -48,7 +49,8 @@ pub type PageRange = Option<(u64, Option<u64>)>;
 const SHAPE: &str = "
     select a.attname, a.attgenerated <> '' as generated,
            n.nspname || '.' || b.typname || ':' || a.atttypmod::text as type_name,
-           (b.oid < 16384 and b.typtype in ('b', 'r', 'm') or b.typtype = 'e') and b.binary as portable
+           (b.oid < 16384 and b.typtype in ('b', 'r', 'm') and b.typname !~ '^_?reg' or b.typtype = 'e')
+             and b.binary as portable
     from pg_catalog.pg_attribute a
     cross join lateral (
         with recursive base as (
@@ -130,8 +132,12 @@ impl CopyPlan {
             }
         }
         for column in dest_shape.columns.iter().filter(|c| !c.generated) {
-            if !source_shape.columns.iter().any(|c| c.name == column.name) {
-                warn!(table = %source, column = column.name, "column is missing on the provider");
+            match source_shape.columns.iter().find(|c| c.name == column.name) {
+                None => warn!(table = %source, column = column.name, "column is missing on the provider"),
+                Some(there) if there.generated => {
+                    warn!(table = %source, column = column.name, "column is generated on the provider: it gets no values here");
+                }
+                Some(_) => {}
             }
         }
         if columns.is_empty() {

@@ -6,7 +6,7 @@ use skytide_sql::api::{ApiError, londiste};
 use skytide_sql::ident::quote_literal;
 use skytide_sql::names::BadName;
 use skytide_sql::snapshot::BadSnapshot;
-use skytide_sql::{QueueName, Snapshot, TableName};
+use skytide_sql::{Oid, QueueName, Snapshot, TableName};
 use tokio_postgres::Client;
 
 use super::state::{BadState, MergeState};
@@ -19,6 +19,8 @@ pub struct LocalTable {
     pub table: TableName,
     /// What the provider calls it.
     pub source: TableName,
+    /// Its number there, since it was copied.
+    pub source_oid: Option<Oid>,
     pub dest: TableName,
     pub state: MergeState,
     /// Changes of transactions that this snapshot sees are in the copy already.
@@ -65,7 +67,7 @@ impl Registry {
     pub async fn load(
         subscriber: &Client,
         queue: &QueueName,
-        provider_tables: &[(TableName, TableName)],
+        provider_tables: &[ProviderTable],
     ) -> Result<Registry, RegistryError> {
         let row = subscriber
             .query_one(&format!("select {}", digest_sql(queue)), &[])
@@ -88,13 +90,11 @@ impl Registry {
                 table: info.table_name.clone(),
                 source,
             })?;
-            let source = provider_tables
-                .iter()
-                .find(|(name, _)| *name == table)
-                .map(|(_, dest)| dest.clone());
+            let there = provider_tables.iter().find(|there| there.table == table);
             let attributes = info.table_attrs.unwrap_or_default();
             tables.push(LocalTable {
-                source: source.unwrap_or_else(|| table.clone()),
+                source: there.map_or(&table, |there| &there.source).clone(),
+                source_oid: there.and_then(|there| there.oid).filter(|_| state.is_copied()),
                 dest: dest.unwrap_or_else(|| table.clone()),
                 table,
                 state,
@@ -129,6 +129,9 @@ impl Registry {
                     skip_visible_in: table.snapshot.clone(),
                 },
             );
+            if let Some(oid) = table.source_oid {
+                targets.known_by(oid, table.source.clone());
+            }
         }
         Arc::new(targets)
     }
@@ -151,6 +154,36 @@ pub async fn provider_tables(
         tables.push((table.clone(), dest.unwrap_or(table)));
     }
     Ok(tables)
+}
+
+/// A table of the set as the provider has it.
+#[derive(Clone, Debug)]
+pub struct ProviderTable {
+    /// The set's name for it.
+    pub table: TableName,
+    /// What the provider calls it.
+    pub source: TableName,
+    /// None: no table has that name there.
+    pub oid: Option<Oid>,
+}
+
+impl ProviderTable {
+    pub async fn all(provider: &Client, queue: &QueueName) -> Result<Vec<ProviderTable>, RegistryError> {
+        let names = provider_tables(provider, queue).await?;
+        let schemas: Vec<&str> = names.iter().map(|(_, source)| source.schema.as_str()).collect();
+        let tables: Vec<&str> = names.iter().map(|(_, source)| source.name.as_str()).collect();
+        let sql = "select (select c.oid from pg_catalog.pg_class c \
+                             join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+                            where n.nspname = u.s and c.relname = u.t) \
+                     from unnest($1::text[], $2::text[]) with ordinality u(s, t, i) order by i";
+        let oids = provider.query(sql, &[&schemas, &tables]).await?;
+        let with_oid = |((table, source), row): (_, &tokio_postgres::Row)| ProviderTable {
+            table,
+            source,
+            oid: row.get::<_, Option<u32>>(0).map(Oid::new),
+        };
+        Ok(names.into_iter().zip(&oids).map(with_oid).collect())
+    }
 }
 
 /// The names of the tables that the provider's set has.

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skytide_sql::api::pgq_node;
 use skytide_sql::backoff::Backoff;
+use skytide_sql::conn::connect_to_write;
 use skytide_sql::fault::Fault;
 use skytide_sql::{TableName, TickId};
 use tokio::sync::mpsc;
@@ -13,8 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::WorkerError;
 use super::replay::Context;
+use super::{WorkerError, WorkerSettings};
 use crate::batch::{BatchError, Follower};
 use crate::causes::chain;
 use crate::copy::job::CopySettings;
@@ -166,11 +168,12 @@ impl Copies {
                 binary: context.capture.binary,
                 connections: settings.copy_connections,
                 lock_timeout: settings.lock_timeout,
-                apply: settings.apply.clone(),
+                apply: context.apply_settings(),
                 batch_rows: settings.batch_rows,
             },
             table: table.table.clone(),
             source: table.source.clone(),
+            source_oid: table.source_oid,
             dest: table.dest.clone(),
             state: table.state,
             skip_truncate: table.skip_truncate,
@@ -186,8 +189,12 @@ impl Copies {
             .map_err(BatchError::from)?;
         info!(table = %table.table, state = %table.state, "copy starts");
         let (name, cancel) = (table.table.clone(), self.cancel.clone());
+        let settings = settings.clone();
         let abort = self.tasks.spawn(async move {
             let done = Box::pin(job.run(follower, cancel)).await;
+            if let Err(e) = &done {
+                store_failure(&settings, &name, e).await;
+            }
             (name, done)
         });
         self.running.insert(
@@ -257,4 +264,20 @@ impl Copies {
         self.cancel.cancel();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// Leaves the reason with the copy's consumer, where `status` shows it until the table is in sync.
+async fn store_failure(settings: &WorkerSettings, table: &TableName, error: &CopyError) {
+    if matches!(error, CopyError::Cancelled | CopyError::NeedsText { .. }) {
+        return;
+    }
+    let Ok(consumer) = CopyJob::consumer(&settings.job_name, table) else {
+        return;
+    };
+    let store = async {
+        let client = connect_to_write(&settings.db, &settings.job_name).await?;
+        pgq_node::set_consumer_error(&*client, &settings.queue, &consumer, &chain(error)).await?;
+        Ok::<_, WorkerError>(())
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), store).await;
 }

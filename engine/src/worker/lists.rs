@@ -7,33 +7,59 @@ use tracing::{debug, warn};
 
 use super::WorkerError;
 use super::replay::Context;
-use crate::table::registry::{Registry, SetChange, provider_tables, set_of};
+use crate::table::registry::{ProviderTable, Registry, SetChange, set_of};
 
 /// A table's changes come under the provider's name for it. That list is never guessed: under a wrong
 /// name, changes that wait in the spool would be passed over.
 pub(super) async fn load_registry(context: &Context, control: &Session) -> Result<Registry, WorkerError> {
     let settings = &context.shared.settings;
-    let fresh: Result<Vec<(TableName, TableName)>, WorkerError> = async {
+    let fresh: Result<Vec<ProviderTable>, WorkerError> = async {
         let provider = connect(&context.capture.provider, &settings.job_name).await?;
-        Ok(provider_tables(&provider, &settings.queue).await?)
+        Ok(ProviderTable::all(&provider, &settings.queue).await?)
     }
     .await;
     match fresh {
         Ok(names) => {
             let registry = Registry::load(control, &settings.queue, &names).await?;
+            refuse_lost(&registry, &names)?;
             *context.provider_names.lock().await = Some(names);
             Ok(registry)
         }
         Err(e) => {
             let known = context.provider_names.lock().await.clone().unwrap_or_default();
             let registry = Registry::load(control, &settings.queue, &known).await?;
-            let is_known = |table: &TableName| known.iter().any(|(name, _)| name == table);
+            let is_known = |name: &TableName| known.iter().any(|there| there.table == *name);
             if !registry.tables.iter().all(|t| is_known(&t.table)) {
                 return Err(e);
             }
             debug!(error = %e, "the provider's table list is not to be had now");
             Ok(registry)
         }
+    }
+}
+
+/// The changes of a table that is renamed come under a name that says nothing here.
+fn refuse_lost(registry: &Registry, there: &[ProviderTable]) -> Result<(), WorkerError> {
+    let mut copied = registry.tables.iter().filter(|t| t.state.is_copied());
+    let is_lost = |name: &TableName| {
+        there
+            .iter()
+            .any(|there| there.table == *name && there.oid.is_none())
+    };
+    let Some(lost) = copied.find(|t| is_lost(&t.table)) else {
+        return Ok(());
+    };
+    Err(lost_table(&lost.table, &lost.source))
+}
+
+/// `table` is the set's name for it.
+pub(super) fn lost_table(table: &TableName, source: &TableName) -> WorkerError {
+    WorkerError::Setup {
+        what: format!("the provider has no table {source} any more"),
+        fix: format!(
+            "if it was renamed there: rename it back, then with this configuration: resync {table}; if it was dropped: with \
+             the root's configuration: remove-table {table}"
+        ),
     }
 }
 

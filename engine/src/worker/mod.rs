@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::apply::{ApplyError, ApplySettings};
+use crate::apply::{ApplyError, ApplySettings, ProviderTypes};
 use crate::batch::BatchError;
 use crate::capture::stream::Signals;
 use crate::capture::{self, CaptureError};
@@ -250,6 +250,7 @@ async fn run_once(
         health.clone(),
         all.clone(),
     ));
+    let types = ProviderTypes::of(capture.provider.clone(), settings.job_name.clone());
     let context = replay::Context {
         shared: Arc::clone(&shared),
         node,
@@ -257,6 +258,7 @@ async fn run_once(
         spool,
         anchor,
         provider_names: tokio::sync::Mutex::default(),
+        types: Arc::new(types),
     };
     let replaying = retrying("replay", &all, STOP_GRACE, async || {
         replay::run(&context, &all).await

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use skytide_sql::api::{pgq, pgq_node};
 use skytide_sql::backoff::Backoff;
-use skytide_sql::conn::{ConnectString, Session, connect};
+use skytide_sql::conn::{ConnectString, Session, connect_to_write};
 use skytide_sql::{SlotName, TickId};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::lists::lost_table;
 use super::start::Node;
 use super::{Shared, WorkerError, WorkerSettings};
 use crate::capture::slot;
@@ -53,7 +54,7 @@ pub async fn run(
     }
     // The provider learns the last position, so that its rotation does not wait for the next start.
     let last = async {
-        let client = connect(&provider, &shared.settings.job_name).await?;
+        let client = connect_to_write(&provider, &shared.settings.job_name).await?;
         report(&client, &shared, &node).await
     };
     let _ = tokio::time::timeout(Duration::from_secs(3), last).await;
@@ -74,7 +75,7 @@ async fn session(
     publication: &str,
 ) -> Result<(), WorkerError> {
     let settings = &shared.settings;
-    let client = connect(provider, &settings.job_name).await?;
+    let client = connect_to_write(provider, &settings.job_name).await?;
     // A request for a tick carries nothing that a crash could lose.
     client.batch_execute("set synchronous_commit = off").await?;
     let mut reports = interval(settings.watermark_period);
@@ -127,9 +128,9 @@ async fn session(
     }
 }
 
-/// Which of some tables, quoted names, are in no way in a publication. $1 publication, $2 tables.
+/// Which of some tables, quoted names, are in no way in a publication; whether there are none of that name. $1 publication, $2 tables.
 const UNPUBLISHED: &str = "
-select t.name from unnest($2::text[]) t (name)
+select t.name, pg_catalog.to_regclass(t.name) is null from unnest($2::text[]) t (name)
  where not exists (select from pg_catalog.pg_publication_rel r
                      join pg_catalog.pg_publication p on p.oid = r.prpubid
                     where p.pubname = $1 and r.prrelid = pg_catalog.to_regclass(t.name))
@@ -150,18 +151,23 @@ async fn check_published(client: &Session, shared: &Shared, publication: &str) -
     tables.retain(|(name, _)| followed.contains(name));
     let names: Vec<String> = tables.iter().map(|(_, source)| source.quoted()).collect();
     let missing = client.query(UNPUBLISHED, &[&publication, &names]).await?;
-    let missing: Vec<&str> = missing.iter().map(|row| row.get(0)).collect();
+    let missing: Vec<(&str, bool)> = missing.iter().map(|row| (row.get(0), row.get(1))).collect();
     if missing.is_empty() {
         return Ok(());
     }
     // remove-table takes a table out of both at once: one that is still in the set was not removed.
     let still = provider_tables(client, queue).await?;
-    let lost = tables.iter().find(|(name, source)| {
-        missing.contains(&source.quoted().as_str()) && still.iter().any(|(there, _)| there == name)
+    let lost = tables.iter().find_map(|(name, source)| {
+        let (_, is_gone) = missing.iter().find(|(missing, _)| *missing == source.quoted())?;
+        let is_still = still.iter().any(|(there, _)| there == name);
+        is_still.then_some((name, source, *is_gone))
     });
-    let Some((name, source)) = lost else {
+    let Some((name, source, is_gone)) = lost else {
         return Ok(());
     };
+    if is_gone {
+        return Err(lost_table(name, source));
+    }
     Err(WorkerError::Setup {
         what: format!(
             "table {source} is not in the provider's publication {publication} any more: its changes do not come"
@@ -193,7 +199,7 @@ pub async fn run_root(
     let mut backoff = Backoff::default();
     loop {
         let session = async {
-            let client = connect(&settings.db, &settings.job_name).await?;
+            let client = connect_to_write(&settings.db, &settings.job_name).await?;
             let mut period = interval(settings.watermark_period.max(Duration::from_secs(30)));
             loop {
                 period.tick().await;

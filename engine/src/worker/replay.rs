@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skytide_sql::api::{londiste, pgq_node};
-use skytide_sql::conn::{Session, connect};
+use skytide_sql::conn::{Session, connect_to_write};
 use skytide_sql::ident::quote_literal;
 use skytide_sql::{QueueName, Snapshot, TableName, TickId, Xid};
 use tokio::sync::mpsc;
@@ -19,12 +19,12 @@ use super::lists::{learn_set, load_registry};
 use super::place::{place_after, place_at_anchor};
 use super::start::Node;
 use super::{Shared, WorkerError, WorkerSettings};
-use crate::apply::{Applier, ApplyError};
+use crate::apply::{Applier, ApplyError, ApplySettings, ProviderTypes};
 use crate::batch::{BatchError, Follower, Limits, Plan};
 use crate::capture::CaptureSettings;
 use crate::copy::{CopyError, CopyJob, Handover};
 use crate::spool::Spool;
-use crate::table::registry::{Registry, TABLES_CHANGED};
+use crate::table::registry::{ProviderTable, Registry, TABLES_CHANGED};
 use crate::table::{MergeState, Step};
 
 /// How often the position is made durable and the spool let go of.
@@ -36,19 +36,29 @@ pub struct Context {
     pub node: Node,
     pub capture: CaptureSettings,
     pub spool: Arc<Spool>,
+    pub types: Arc<ProviderTypes>,
     pub anchor: Xid,
     /// The provider's names of its tables, as last seen: replay goes on when the provider is away.
-    pub provider_names: tokio::sync::Mutex<Option<Vec<(TableName, TableName)>>>,
+    pub provider_names: tokio::sync::Mutex<Option<Vec<ProviderTable>>>,
+}
+
+impl Context {
+    pub fn apply_settings(&self) -> ApplySettings {
+        ApplySettings {
+            types: Some(Arc::clone(&self.types)),
+            ..self.shared.settings.apply.clone()
+        }
+    }
 }
 
 /// Replays until cancelled.
 pub async fn run(context: &Context, cancel: &CancellationToken) -> Result<(), WorkerError> {
     let settings = &context.shared.settings;
-    let mut control = connect(&settings.db, &settings.job_name).await?;
+    let mut control = connect_to_write(&settings.db, &settings.job_name).await?;
     lock_node(&control, settings).await?;
     let wishes = control.notifications().unwrap_or_else(|| mpsc::channel(1).1);
     control.batch_execute("listen pgq_node_changed").await?;
-    let applier = Applier::connect(&settings.db, settings.apply.clone()).await?;
+    let applier = Applier::connect(&settings.db, context.apply_settings()).await?;
     let mut registry = load_registry(context, &control).await?;
     let state = pgq_node::get_worker_state(&*control, &settings.queue).await?;
     let position = TickId::new(state.completed_tick);
@@ -281,17 +291,21 @@ impl Replay<'_> {
                 from: self.follower.tick(),
             });
         }
-        let known: Vec<(TableName, TableName)> = self
+        let known: Vec<ProviderTable> = self
             .registry
             .tables
             .iter()
-            .map(|t| (t.table.clone(), t.source.clone()))
+            .map(|t| ProviderTable {
+                table: t.table.clone(),
+                source: t.source.clone(),
+                oid: t.source_oid,
+            })
             .collect();
         let fresh = Registry::load(&self.control, &settings.queue, &known).await?;
         let new_table = fresh
             .tables
             .iter()
-            .any(|t| !known.iter().any(|(name, _)| *name == t.table));
+            .any(|t| !known.iter().any(|there| there.table == t.table));
         self.registry = if new_table {
             load_registry(self.context, &self.control).await?
         } else {
@@ -441,7 +455,7 @@ async fn restore_foreign_keys(client: &Client, settings: &WorkerSettings) -> Res
 /// Leaves the reason where `status` shows it.
 pub async fn store_error(settings: &WorkerSettings, text: &str) {
     let store = async {
-        let client = connect(&settings.db, &settings.job_name).await?;
+        let client = connect_to_write(&settings.db, &settings.job_name).await?;
         let state = pgq_node::get_worker_state(&*client, &settings.queue).await?;
         if let Ok(worker) = skytide_sql::ConsumerName::new(state.worker_name) {
             pgq_node::set_consumer_error(&*client, &settings.queue, &worker, text).await?;
@@ -454,7 +468,7 @@ pub async fn store_error(settings: &WorkerSettings, text: &str) {
 /// Takes back what `store_error` left, if that is still what is there.
 pub async fn forget_error(settings: &WorkerSettings, text: &str) {
     let forget = async {
-        let client = connect(&settings.db, &settings.job_name).await?;
+        let client = connect_to_write(&settings.db, &settings.job_name).await?;
         let state = pgq_node::get_worker_state(&*client, &settings.queue).await?;
         if state.cur_error.as_deref() == Some(text) {
             let clear = format!(

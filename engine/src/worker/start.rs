@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use skytide_sql::api::pgq_node;
-use skytide_sql::conn::{ConnectString, Session, connect};
+use skytide_sql::conn::{ConnectString, Session, connect_to_write};
 use skytide_sql::names::BadName;
 use skytide_sql::{ConsumerName, NodeName, QueueName, SlotName, Xid};
 use skytide_wal::walsender::{Client, LogicalSlot, Mode};
@@ -61,7 +61,7 @@ pub fn default_slot_name(queue: &QueueName, node: &NodeName) -> Result<SlotName,
 }
 
 pub async fn start(settings: &WorkerSettings) -> Result<Role, WorkerError> {
-    let subscriber = connect(&settings.db, &settings.job_name).await?;
+    let subscriber = connect_to_write(&settings.db, &settings.job_name).await?;
     let state = pgq_node::get_worker_state(&*subscriber, &settings.queue)
         .await
         .map_err(|e| match e.code() {
@@ -95,7 +95,7 @@ pub async fn start(settings: &WorkerSettings) -> Result<Role, WorkerError> {
                 "correct it with register_location, or remote_extra_connstr in the configuration",
             )
         })?;
-    let provider = connect(&location, &settings.job_name).await?;
+    let provider = connect_to_write(&location, &settings.job_name).await?;
     slot::check_server(&provider).await?;
     let publications = Publications::of(&settings.queue);
     slot::ensure_publications(&provider, &publications, &settings.queue).await?;

@@ -156,8 +156,9 @@ fn follow(table: &mut Model, step: &Step) {
     }
 }
 
-fn check(start: &Model, steps: &[Step], identity: Identity, whole_updates: WholeUpdates) {
+fn check(start: &Model, steps: &[Step], identity: Identity, whole_updates: WholeUpdates, has_others: bool) {
     let mut net = Net::new([1].into(), 3);
+    net.keep_others(has_others);
     let (mut naive, mut table) = (start.clone(), start.clone());
     for step in steps.iter().chain([&Step::Cut]) {
         offer(&mut net, &naive, step, identity);
@@ -178,10 +179,11 @@ proptest! {
         wishes in proptest::collection::vec((any::<u8>(), 0u8..10, any::<u8>(), any::<Option<u8>>(), 0u8..10), 0..40),
         full: bool,
         replace: bool,
+        has_others: bool,
     ) {
         let identity = if full { Identity::Full } else { Identity::Key };
         let whole = if replace { WholeUpdates::Replace } else { WholeUpdates::Update };
-        check(&start, &possible(&start, &wishes), identity, whole);
+        check(&start, &possible(&start, &wishes), identity, whole, has_others);
     }
 }
 
@@ -223,6 +225,29 @@ fn a_row_moved_with_a_value_unsent_stays_an_update() {
     assert!(settled.deletes.is_empty() && settled.inserts.is_empty());
     let settled = settle(&[1], &[Step::Update(1, 2, 3, Some(4))]);
     assert_eq!((settled.deletes, settled.inserts), (vec![0], vec![1]));
+}
+
+/// Prevents: the subscriber's own columns are lost where a row is deleted and inserted.
+#[test]
+fn a_row_with_values_of_the_subscribers_own_is_moved() {
+    let mut net = Net::new([1].into(), 3);
+    net.keep_others(true);
+    let mut table: Model = [(1, (0, 0))].into();
+    let steps = [
+        Step::Update(1, 1, 2, Some(3)),
+        Step::Update(1, 2, 3, Some(4)),
+        Step::Update(2, 4, 3, Some(4)),
+    ];
+    for step in &steps {
+        offer(&mut net, &table, step, Identity::Full);
+        follow(&mut table, step);
+    }
+    let settled = net.settle(WholeUpdates::Update);
+    assert_eq!(settled.rekeys, [(0, 2)]);
+    assert!(settled.deletes.is_empty() && settled.inserts.is_empty());
+    // And back.
+    offer(&mut net, &table, &Step::Update(4, 1, 5, Some(5)), Identity::Full);
+    assert_eq!(net.settle(WholeUpdates::Update).updates, [0]);
 }
 
 #[test]

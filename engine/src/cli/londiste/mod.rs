@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use skytide_sql::api::{londiste, pgq_node};
-use skytide_sql::conn::{ConnectString, Session, connect};
+use skytide_sql::conn::{ConnectString, Session, connect_to_write};
 use skytide_sql::{NodeName, TableName};
 
 use super::failure::Failure;
@@ -86,7 +86,7 @@ pub async fn run(args: LondisteArgs, context: &Context) -> anyhow::Result<Outcom
     }
     let db = settings.db.clone();
     let name = format!("{} command", settings.process.job_name);
-    let session = connect(&db, &name).await?;
+    let session = connect_to_write(&db, &name).await?;
     let node = Node {
         settings,
         db,
@@ -129,7 +129,7 @@ pub(super) async fn provider(
     let location = info.provider_location.as_deref().unwrap_or_default();
     let target = ConnectString::parse_with_extra(location, node.settings.remote_extra_connstr.as_str())?;
     let name = format!("{} command", node.settings.process.job_name);
-    let session = connect(&target, &name).await?;
+    let session = connect_to_write(&target, &name).await?;
     Ok((target, session))
 }
 

@@ -3,7 +3,7 @@
 use clap::Args;
 use skytide_sql::api::pgq_node::{Liveness, NewNode, NodeType};
 use skytide_sql::api::{londiste, pgq, pgq_node};
-use skytide_sql::conn::{ConnectString, Session, connect};
+use skytide_sql::conn::{ConnectString, Session, connect_to_write};
 use skytide_sql::{ConsumerName, TickId};
 
 use super::super::failure::Failure;
@@ -132,7 +132,7 @@ pub async fn create_leaf(node: &Node, args: &CreateLeafArgs, context: &Context) 
         .into());
     }
     let target = ConnectString::parse(&provider)?;
-    let upstream = connect(&target, &format!("{} command", node.settings.process.job_name)).await?;
+    let upstream = connect_to_write(&target, &format!("{} command", node.settings.process.job_name)).await?;
     check_modules(&upstream, "provider", &target).await?;
     slot::check_server(&upstream).await?;
     let up = pgq_node::get_node_info(&*upstream, queue).await?;

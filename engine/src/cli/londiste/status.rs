@@ -10,6 +10,7 @@ use super::super::output::OutputMode;
 use super::super::{Context, Outcome};
 use super::{Node, info, local_tables};
 use crate::capture::{CaptureError, slot};
+use crate::copy::CopyJob;
 use crate::spool::Spool;
 use crate::table::MergeState;
 use crate::table::registry::provider_tables;
@@ -55,6 +56,8 @@ struct TableStatus {
     /// Of a table that is being copied, without its indexes.
     copied_bytes: Option<i64>,
     total_bytes: Option<i64>,
+    /// Why its last copy failed.
+    error: Option<String>,
 }
 
 #[derive(serde::Serialize)]
@@ -218,13 +221,22 @@ async fn measure(
 /// `root`: where the tables are whole, if it was reached.
 async fn table_status(node: &Node, root: Option<&Session>) -> anyhow::Result<Vec<TableStatus>> {
     let queue = &node.settings.queue_name;
+    let consumers = pgq_node::get_consumer_info(&*node.session, queue).await?;
     let mut tables = Vec::new();
     for table in local_tables(node).await? {
         let state = MergeState::parse(table.merge_state.as_deref())?;
+        let copy = CopyJob::consumer(
+            &node.settings.process.job_name,
+            &TableName::parse(&table.table_name)?,
+        );
+        let copy = consumers
+            .iter()
+            .find(|c| copy.as_ref().is_ok_and(|copy| copy.as_str() == c.consumer_name));
         let mut status = TableStatus {
             state: state.to_string(),
             copied_bytes: None,
             total_bytes: None,
+            error: copy.and_then(|copy| copy.cur_error.clone()),
             table: table.table_name,
         };
         if state == MergeState::InCopy {
@@ -324,6 +336,9 @@ fn show(status: &Status, context: &Context) -> anyhow::Result<()> {
             _ => String::new(),
         };
         out.line(format!("  {}: {}{copied}", table.table, table.state))?;
+        if let Some(error) = &table.error {
+            out.line(format!("    ERR: {error}"))?;
+        }
     }
     if let Some(spool) = &status.spool {
         out.line(format!(

@@ -381,13 +381,34 @@ pub async fn resync(node: &Node, args: &NamesArgs, context: &Context) -> anyhow:
             context.output.note(&format!("would copy table {table} again"));
             continue;
         }
-        londiste::local_set_table_state(&*node.session, &node.settings.queue_name, &table, None, None)
-            .await?;
+        copy_again(node, &table).await?;
         context
             .output
             .note(&format!("table {table} will be copied again"));
     }
     Ok(Outcome::Done)
+}
+
+/// The table is emptied first, even if its first copy left rows in it (`--skip-truncate`): they would be there twice.
+async fn copy_again(node: &Node, table: &TableName) -> anyhow::Result<()> {
+    let queue = &node.settings.queue_name;
+    let known = londiste::get_table_list(&*node.session, queue).await?;
+    let attributes = known
+        .into_iter()
+        .find(|info| info.table_name == table.to_string())
+        .and_then(|info| info.table_attrs);
+    if let Some(attributes) = attributes {
+        let kept: Vec<&str> = attributes
+            .split('&')
+            .filter(|a| *a != "skip_truncate=1")
+            .collect();
+        let kept = (!kept.is_empty()).then(|| kept.join("&"));
+        if kept.as_ref() != Some(&attributes) {
+            londiste::local_set_table_attrs(&*node.session, queue, table, kept.as_deref()).await?;
+        }
+    }
+    londiste::local_set_table_state(&*node.session, queue, table, None, None).await?;
+    Ok(())
 }
 
 #[derive(serde::Serialize)]

@@ -88,6 +88,7 @@ fn worker_settings(settings: &LondisteSettings) -> WorkerSettings {
             application_name: job_name.clone(),
             chunk_bytes: usize::try_from(settings.apply_chunk_bytes).unwrap_or(usize::MAX),
             synchronous_commit: settings.apply_synchronous_commit,
+            types: None,
         },
         batch_rows: settings.batch_max_rows,
         parallel_copies: settings.parallel_copies.max(1),
