@@ -162,6 +162,7 @@ grant execute on function
     pgq.maint_operations(),
     pgq._snapshot_is_held(integer),
     pgq._count_in_transaction(text, integer, integer, integer, bigint),
+    pgq._require_current_table(text),
     pgq.maint_rotate_tables_step1(text),
     pgq.maint_rotate_tables_step2(),
     pgq._positions_are_due(),
