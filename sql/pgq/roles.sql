@@ -73,7 +73,8 @@ grant execute on function
     pgq._json_value(oid, text),
     pgq._values_differ(oid, text, text, text),
     pgq._send_override(text[], text[], oid, text, anyelement),
-    pgq._quote_columns(text, text[])
+    pgq._quote_columns(text, text[]),
+    pgq._listed_columns(text, oid)
 to public;
 
 -- producing
