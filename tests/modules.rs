@@ -175,6 +175,45 @@ async fn a_second_install_changes_nothing_and_damage_is_repaired() {
     }
 }
 
+/// Prevents: a change of pgq.subscription in a session of role replica is called done and does nothing.
+#[tokio::test]
+async fn a_subscription_is_changed_or_the_change_is_refused() {
+    let server = server_with_modules().await;
+    let client = server.connect("template").await.unwrap();
+    client
+        .batch_execute(
+            "select pgq.create_queue('q'); select pgq.register_consumer('q', 'c'); \
+             insert into pgq.consumer (co_name) values ('d'); set session_replication_role = replica",
+        )
+        .await
+        .unwrap();
+    let changes = [
+        "insert into pgq.subscription (sub_queue, sub_consumer, sub_last_tick) values (1, 2, 1)",
+        "update pgq.subscription set sub_last_tick = 1",
+        "delete from pgq.subscription",
+    ];
+    for change in changes {
+        let refused = client.batch_execute(change).await.unwrap_err();
+        let text = refused.as_db_error().unwrap().message();
+        assert!(
+            text.contains("cannot be changed while session_replication_role is replica"),
+            "{text}"
+        );
+    }
+    // the functions work in any role
+    client
+        .batch_execute("select pgq.register_consumer('q', 'e'); select pgq.unregister_consumer('q', 'e')")
+        .await
+        .unwrap();
+    client
+        .batch_execute("set session_replication_role = origin")
+        .await
+        .unwrap();
+    for change in changes {
+        assert!(client.execute(change, &[]).await.unwrap() > 0, "{change}");
+    }
+}
+
 #[tokio::test]
 async fn result_columns_that_changed_are_replaced() {
     let server = server_with_modules().await;
