@@ -175,6 +175,41 @@ async fn a_second_install_changes_nothing_and_damage_is_repaired() {
     }
 }
 
+/// Prevents: a database made from a dump of the schema looks well, gives no batch and cannot be repaired.
+#[tokio::test]
+async fn a_dump_of_the_schema_alone_works_and_is_repaired() {
+    let server = server_with_modules().await;
+    server.create_database("copy").await.unwrap();
+    let dump = server
+        .command("pg_dump")
+        .args(["-s", "-d", "template"])
+        .output()
+        .unwrap();
+    assert!(dump.status.success());
+    let mut client = server.connect("copy").await.unwrap();
+    let sql: String = String::from_utf8(dump.stdout)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.starts_with('\\'))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    client.batch_execute(&sql).await.unwrap();
+    client.batch_execute("reset all").await.unwrap();
+    let registered = "select pgq.create_queue('q') + pgq.register_consumer('q', 'c')";
+    let row = client.query_one(registered, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i32>(0), 2);
+    client
+        .batch_execute("select pgq.next_batch('q', 'c')")
+        .await
+        .unwrap();
+
+    let done = install::install(&mut client).await.unwrap();
+    assert_eq!(actions(&done), [Action::Repair; install::Module::ALL.len()]);
+    assert!(install::plan(&client).await.unwrap().changes_nothing());
+    let rows = "select count(*) from pgq.position_switch";
+    assert_eq!(client.query_one(rows, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
 /// Prevents: a change of pgq.subscription in a session of role replica is called done and does nothing.
 #[tokio::test]
 async fn a_subscription_is_changed_or_the_change_is_refused() {
