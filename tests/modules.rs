@@ -175,6 +175,27 @@ async fn a_second_install_changes_nothing_and_damage_is_repaired() {
     }
 }
 
+/// Prevents: settings of a role or a database make `install` fail.
+#[tokio::test]
+async fn settings_of_the_role_do_not_matter_to_an_install() {
+    let server = Server::start(Options::default()).await.unwrap();
+    for (name, setting) in [
+        ("quoted", "quote_all_identifiers = on"),
+        ("placed", "default_tablespace = pg_default"),
+        ("unwritable", "default_transaction_read_only = on"),
+    ] {
+        server.create_database(name).await.unwrap();
+        let admin = server.connect("postgres").await.unwrap();
+        admin
+            .batch_execute(&format!("alter database {name} set {setting}"))
+            .await
+            .unwrap();
+        let mut client = server.connect(name).await.unwrap();
+        install::install(&mut client).await.unwrap();
+        assert!(install::plan(&client).await.unwrap().changes_nothing(), "{name}");
+    }
+}
+
 /// Prevents: a database made from a dump of the schema looks well, gives no batch and cannot be repaired.
 #[tokio::test]
 async fn a_dump_of_the_schema_alone_works_and_is_repaired() {

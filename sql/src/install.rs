@@ -296,6 +296,7 @@ async fn attempt(client: &mut Client, options: &Options) -> Result<Plan, Install
     let tx = client
         .build_transaction()
         .isolation_level(IsolationLevel::ReadCommitted)
+        .read_only(false)
         .start()
         .await?;
     tx.batch_execute(queries::SETTINGS).await?;

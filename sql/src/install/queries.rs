@@ -9,6 +9,8 @@ pub const SETTINGS: &str = "\
     set local search_path = pg_catalog, pg_temp; \
     set local check_function_bodies = off; \
     set local standard_conforming_strings = on; \
+    set local quote_all_identifiers = off; \
+    set local default_tablespace = ''; \
     set local client_min_messages = warning";
 
 /// One installer at a time in a database. The key is \"skytide\" in ASCII.
