@@ -428,6 +428,30 @@ async fn rounds_that_fail_are_told_and_the_ticker_is_not_ready() {
     assert!(ticker.await.unwrap().unwrap().errors > 1);
 }
 
+/// Prevents: a database's statement_timeout ends maintenance that takes longer, each time.
+#[tokio::test]
+async fn maintenance_may_take_longer_than_the_databases_timeout() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let client = database_with_queue(&server, "d").await;
+    client
+        .batch_execute(
+            "create table public.ran (at timestamptz); \
+             create function public.slow(text) returns int language plpgsql as \
+             $$ begin perform pg_sleep(0.5); insert into public.ran values (now()); return 0; end $$; \
+             update pgq.queue set queue_extra_maint = array['public.slow']; \
+             alter database d set statement_timeout = '200ms'",
+        )
+        .await
+        .unwrap();
+    let ticker = Ticker::start(listed(&server, &["d"]));
+    wait::until("the slow operation", PATIENCE, async || {
+        Ok((int(&client, "select count(*) from public.ran").await > 0).then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(ticker.stop().await.errors, 0);
+}
+
 /// Prevents: a ticker that dies between two statements leaves events out, or delivers them twice.
 #[tokio::test]
 async fn killed_tickers_and_servers_lose_no_event_and_double_none() {
