@@ -175,6 +175,101 @@ async fn a_second_install_changes_nothing_and_damage_is_repaired() {
     }
 }
 
+/// Prevents: settings of a role or a database make `install` fail.
+#[tokio::test]
+async fn settings_of_the_role_do_not_matter_to_an_install() {
+    let server = Server::start(Options::default()).await.unwrap();
+    for (name, setting) in [
+        ("quoted", "quote_all_identifiers = on"),
+        ("placed", "default_tablespace = pg_default"),
+        ("unwritable", "default_transaction_read_only = on"),
+    ] {
+        server.create_database(name).await.unwrap();
+        let admin = server.connect("postgres").await.unwrap();
+        admin
+            .batch_execute(&format!("alter database {name} set {setting}"))
+            .await
+            .unwrap();
+        let mut client = server.connect(name).await.unwrap();
+        install::install(&mut client).await.unwrap();
+        assert!(install::plan(&client).await.unwrap().changes_nothing(), "{name}");
+    }
+}
+
+/// Prevents: a database made from a dump of the schema looks well, gives no batch and cannot be repaired.
+#[tokio::test]
+async fn a_dump_of_the_schema_alone_works_and_is_repaired() {
+    let server = server_with_modules().await;
+    server.create_database("copy").await.unwrap();
+    let dump = server
+        .command("pg_dump")
+        .args(["-s", "-d", "template"])
+        .output()
+        .unwrap();
+    assert!(dump.status.success());
+    let mut client = server.connect("copy").await.unwrap();
+    let sql: String = String::from_utf8(dump.stdout)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.starts_with('\\'))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    client.batch_execute(&sql).await.unwrap();
+    client.batch_execute("reset all").await.unwrap();
+    let registered = "select pgq.create_queue('q') + pgq.register_consumer('q', 'c')";
+    let row = client.query_one(registered, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i32>(0), 2);
+    client
+        .batch_execute("select pgq.next_batch('q', 'c')")
+        .await
+        .unwrap();
+
+    let done = install::install(&mut client).await.unwrap();
+    assert_eq!(actions(&done), [Action::Repair; install::Module::ALL.len()]);
+    assert!(install::plan(&client).await.unwrap().changes_nothing());
+    let rows = "select count(*) from pgq.position_switch";
+    assert_eq!(client.query_one(rows, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+/// Prevents: a change of pgq.subscription in a session of role replica is called done and does nothing.
+#[tokio::test]
+async fn a_subscription_is_changed_or_the_change_is_refused() {
+    let server = server_with_modules().await;
+    let client = server.connect("template").await.unwrap();
+    client
+        .batch_execute(
+            "select pgq.create_queue('q'); select pgq.register_consumer('q', 'c'); \
+             insert into pgq.consumer (co_name) values ('d'); set session_replication_role = replica",
+        )
+        .await
+        .unwrap();
+    let changes = [
+        "insert into pgq.subscription (sub_queue, sub_consumer, sub_last_tick) values (1, 2, 1)",
+        "update pgq.subscription set sub_last_tick = 1",
+        "delete from pgq.subscription",
+    ];
+    for change in changes {
+        let refused = client.batch_execute(change).await.unwrap_err();
+        let text = refused.as_db_error().unwrap().message();
+        assert!(
+            text.contains("cannot be changed while session_replication_role is replica"),
+            "{text}"
+        );
+    }
+    // the functions work in any role
+    client
+        .batch_execute("select pgq.register_consumer('q', 'e'); select pgq.unregister_consumer('q', 'e')")
+        .await
+        .unwrap();
+    client
+        .batch_execute("set session_replication_role = origin")
+        .await
+        .unwrap();
+    for change in changes {
+        assert!(client.execute(change, &[]).await.unwrap() > 0, "{change}");
+    }
+}
+
 #[tokio::test]
 async fn result_columns_that_changed_are_replaced() {
     let server = server_with_modules().await;

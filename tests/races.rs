@@ -151,6 +151,119 @@ async fn an_insert_with_a_snapshot_from_before_the_rotation_is_refused() {
     }
 }
 
+/// Prevents: producers in repeatable read that overlap keep the queue's row locked, so that it is never rotated.
+#[tokio::test]
+async fn overlapping_producers_in_repeatable_read_do_not_stop_rotation() {
+    let (server, client) = arena().await;
+    client
+        .batch_execute("select pgq.tick_now('q'); select pgq.register_consumer('q', 'c')")
+        .await
+        .unwrap();
+    let rotated = "select queue_cur_table::bigint from pgq.queue where queue_switch_step2 is not null";
+    let mut open = session(&server).await;
+    for nr in 0..6 {
+        let begin = "begin isolation level repeatable read; select pgq.insert_event('q', 't', 'first')";
+        if nr == 0 {
+            open.batch_execute(begin).await.unwrap();
+        }
+        let next = session(&server).await;
+        next.batch_execute(begin).await.unwrap();
+        let before = int(&client, rotated).await;
+        client
+            .batch_execute("select pgq.maint_rotate_tables_step1('q')")
+            .await
+            .unwrap();
+        client
+            .batch_execute("select pgq.maint_rotate_tables_step2()")
+            .await
+            .unwrap();
+        // The one that came before the switch goes on with its table.
+        open.batch_execute("select pgq.insert_event('q', 't', 'second'); commit")
+            .await
+            .unwrap();
+        let after = int(&client, rotated).await;
+        next.batch_execute("select pgq.insert_event('q', 't', 'second'); commit")
+            .await
+            .unwrap();
+        assert_ne!(after, before, "round {nr}: the switch waits for nobody");
+        client.batch_execute("select pgq.tick_now('q')").await.unwrap();
+        let batch = int(&client, "select pgq.next_batch('q', 'c')").await;
+        let events = format!("select count(*) from pgq.get_batch_events({batch})");
+        assert_eq!(int(&client, &events).await, 4, "round {nr}");
+        client
+            .batch_execute(&format!("select pgq.finish_batch({batch})"))
+            .await
+            .unwrap();
+        open = session(&server).await;
+        open.batch_execute(begin).await.unwrap();
+    }
+}
+
+/// Prevents: a producer's lock on one queue's row stops the second step of all, and that stops their producers.
+#[tokio::test]
+async fn a_locked_queue_is_left_out_by_the_second_step() {
+    let (server, client) = arena().await;
+    client
+        .batch_execute(
+            "select pgq.create_queue('r'); select pgq.set_queue_config('r', 'rotation_period', '0')",
+        )
+        .await
+        .unwrap();
+    let first = "select pgq.maint_rotate_tables_step1(n) from unnest(array['q', 'r']) n";
+    client.batch_execute(first).await.unwrap();
+    let holder = session(&server).await;
+    holder
+        .batch_execute("begin; select 1 from pgq.queue where queue_name = 'q' for share")
+        .await
+        .unwrap();
+    let second = "set lock_timeout = '5s'; select pgq.maint_rotate_tables_step2()";
+    client.batch_execute(second).await.unwrap();
+    client.batch_execute(first).await.unwrap();
+    let pending = "select string_agg(queue_name || queue_cur_table, ' ') from pgq.queue \
+                   where queue_switch_step2 is null";
+    let row = client.query_one(pending, &[]).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "q1", "the first step waits for the second");
+    holder.batch_execute("rollback").await.unwrap();
+    client.batch_execute(second).await.unwrap();
+    let row = client.query_one(pending, &[]).await.unwrap();
+    assert_eq!(row.get::<_, Option<&str>>(0), None);
+}
+
+/// Prevents: without consumers a table is emptied while a transaction that wrote to it is open; who registers before
+/// it ends would miss its events.
+#[tokio::test]
+async fn rotation_without_consumers_waits_for_open_producers() {
+    let (server, client) = arena().await;
+    let writer = session(&server).await;
+    writer
+        .batch_execute("begin; select pgq.insert_event('q', 't', 'late')")
+        .await
+        .unwrap();
+    for _ in 0..4 {
+        for call in [
+            "maint_rotate_tables_step1('q')",
+            "maint_rotate_tables_step2()",
+            "tick_now('q')",
+        ] {
+            client.batch_execute(&format!("select pgq.{call}")).await.unwrap();
+        }
+    }
+    client
+        .batch_execute("select pgq.register_consumer('q', 'c')")
+        .await
+        .unwrap();
+    writer.batch_execute("commit").await.unwrap();
+    client
+        .batch_execute("select pgq.insert_event('q', 't', 'after')")
+        .await
+        .unwrap();
+    client.batch_execute("select pgq.tick_now('q')").await.unwrap();
+    let batch = int(&client, "select pgq.next_batch('q', 'c')").await;
+    let events = format!("select string_agg(ev_data, ' ' order by ev_id) from pgq.get_batch_events({batch})");
+    let events: String = client.query_one(&events, &[]).await.unwrap().get(0);
+    assert_eq!(events, "late after");
+}
+
 /// Prevents: rotation's second step taken in the transaction of the first proves nothing.
 #[tokio::test]
 async fn both_steps_in_one_transaction_leave_the_second_for_later() {

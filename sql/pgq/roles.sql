@@ -73,7 +73,8 @@ grant execute on function
     pgq._json_value(oid, text),
     pgq._values_differ(oid, text, text, text),
     pgq._send_override(text[], text[], oid, text, anyelement),
-    pgq._quote_columns(text, text[])
+    pgq._quote_columns(text, text[]),
+    pgq._listed_columns(text, oid)
 to public;
 
 -- producing
@@ -162,6 +163,7 @@ grant execute on function
     pgq.maint_operations(),
     pgq._snapshot_is_held(integer),
     pgq._count_in_transaction(text, integer, integer, integer, bigint),
+    pgq._require_current_table(text),
     pgq.maint_rotate_tables_step1(text),
     pgq.maint_rotate_tables_step2(),
     pgq._positions_are_due(),

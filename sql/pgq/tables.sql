@@ -199,6 +199,8 @@ $$;
 
 -- The table that programs know, to look at and to correct by hand.
 --   sub_nr      which position of the consumer this is
+-- Where session_replication_role is replica, the trigger that changes it does not fire, and a view has no ENABLE ALWAYS.
+-- So there a change fails at a cast, by a lock that only changes take, or by the default of sub_nr, rather than be lost.
 create or replace view pgq.subscription as
     select s.sub_id, s.sub_queue, s.sub_consumer, p.pos_last_tick as sub_last_tick, p.pos_active as sub_active,
            p.pos_batch as sub_batch, p.pos_next_tick as sub_next_tick, s.sub_paused, p.pos_nr as sub_nr
@@ -208,7 +210,22 @@ create or replace view pgq.subscription as
               from pgq.position n
              where n.pos_queue = s.sub_queue and n.pos_consumer = s.sub_consumer
              order by n.pos_nr desc
-             limit 1) p;
+             limit 1) p
+     where case
+               when current_setting('session_replication_role') = 'replica' and exists (
+                        select 1 from pg_catalog.pg_locks l
+                         where l.pid = pg_backend_pid() and l.relation = to_regclass('pgq.subscription')
+                           and l.mode = 'RowExclusiveLock')
+               then ('pgq.subscription cannot be changed while session_replication_role is '
+                     || current_setting('session_replication_role'))::boolean
+               else true
+           end;
+alter view pgq.subscription alter column sub_nr set default
+    case
+        when current_setting('session_replication_role') = 'replica'
+        then ('pgq.subscription cannot be changed while session_replication_role is '
+              || current_setting('session_replication_role'))::bigint
+    end;
 
 -- Parent of every event table; holds no rows itself.
 --   ev_id       from the queue's sequence. Not unique: a retried event keeps it

@@ -13,6 +13,7 @@ use futures_util::future::poll_fn;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{ChannelBinding as ClientBinding, SslMode as ClientSslMode, SslNegotiation};
+use tokio_postgres::error::Severity;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Notification};
 
 pub use self::params::{
@@ -38,6 +39,9 @@ const SESSION_SETTINGS: &str = "\
 /// Notifications that may wait for a reader; the rest is dropped, since a notification only ever means
 /// "look again" and so many of them say nothing more than one.
 const NOTIFICATIONS_KEPT: usize = 1024;
+
+/// Warnings that may wait for a reader; who has so many has enough.
+const WARNINGS_KEPT: usize = 64;
 
 /// No session, and why. The host is always named, a password never.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +101,7 @@ pub struct Session {
     driver: JoinHandle<()>,
     end: watch::Receiver<Option<End>>,
     notifications: Option<mpsc::Receiver<Notification>>,
+    warnings: mpsc::Receiver<String>,
 }
 
 /// How a connection ended: by our leave, or by an error.
@@ -176,13 +181,15 @@ impl Session {
             .map_err(refused)?;
         let (end_sender, end) = watch::channel(None);
         let (notify, notifications) = mpsc::channel(NOTIFICATIONS_KEPT);
+        let (warn, warnings) = mpsc::channel(WARNINGS_KEPT);
         let session = Session {
             client,
             host: host.clone(),
             target: target.clone(),
-            driver: tokio::spawn(drive(connection, notify, end_sender)),
+            driver: tokio::spawn(drive(connection, notify, warn, end_sender)),
             end,
             notifications: Some(notifications),
+            warnings,
         };
         session.batch_execute(SESSION_SETTINGS).await.map_err(refused)?;
         let (question, wanted) = match target.target_session() {
@@ -215,6 +222,11 @@ impl Session {
     /// What LISTEN brings in. `None` the second time: there is one reader.
     pub fn notifications(&mut self) -> Option<mpsc::Receiver<Notification>> {
         self.notifications.take()
+    }
+
+    /// What the server warned of since this was asked last, with the answers that have come in.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.warnings.try_recv().ok()).collect()
     }
 
     /// Waits until the connection is gone; the error says why, unless we ended it ourselves.
@@ -313,6 +325,7 @@ fn fault_of_login(error: &tokio_postgres::Error) -> Fault {
 async fn drive(
     mut connection: Connection<Transport, Transport>,
     notify: mpsc::Sender<Notification>,
+    warn: mpsc::Sender<String>,
     end: watch::Sender<Option<End>>,
 ) {
     let outcome = loop {
@@ -329,6 +342,9 @@ async fn drive(
                     "{}",
                     notice.message()
                 );
+                if notice.parsed_severity() == Some(Severity::Warning) {
+                    let _ = warn.try_send(notice.message().to_owned());
+                }
             }
             Some(Ok(_)) => {}
             Some(Err(error)) => break Err(Arc::new(error)),

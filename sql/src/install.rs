@@ -114,7 +114,8 @@ pub enum Action {
     Adopt,
     /// Its scripts are not this program's.
     Upgrade,
-    /// Its functions are not as they were installed: somebody changed, dropped or opened one.
+    /// Its functions are not as they were installed: somebody changed, dropped or opened one. Or it came without
+    /// its rows, out of a dump of the schema.
     Repair,
 }
 
@@ -232,6 +233,9 @@ async fn plan_module<C: GenericClient>(
         false => None,
     };
     let Some(entry) = entry else {
+        if ledger_exists && client.query_one(queries::LEDGER_IS_EMPTY, &[]).await?.get(0) {
+            return Ok(ModulePlan::new(module, None, Action::Repair));
+        }
         let origin = origin::recognise(client, module, extension).await?;
         let steps = adopt::examine(client, module, &origin, options.c_triggers).await?;
         return Ok(ModulePlan {
@@ -292,6 +296,7 @@ async fn attempt(client: &mut Client, options: &Options) -> Result<Plan, Install
     let tx = client
         .build_transaction()
         .isolation_level(IsolationLevel::ReadCommitted)
+        .read_only(false)
         .start()
         .await?;
     tx.batch_execute(queries::SETTINGS).await?;

@@ -91,6 +91,24 @@ async fn a_line_that_is_no_object_is_no_event() {
     );
 }
 
+/// Prevents: a table is made in a database that cannot be consumed into.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_table_is_made_where_the_target_lacks_the_modules() {
+    let stage = Stage::new().await;
+    stage.server.create_database("empty").await.unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_skytide"))
+        .args(["queue", "consume", "q", "c", "--until-idle", "--create", "--into"])
+        .args([&stage.server.dsn("empty"), "public.events"])
+        .env("SKYTIDE_DB", stage.server.dsn("source"))
+        .output()
+        .unwrap();
+    let complaint = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("pgq_ext"), "{complaint}");
+    let empty = stage.server.connect("empty").await.unwrap();
+    assert!(one::<bool>(&empty, "select to_regclass('public.events') is null").await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_original_modules_are_filled_and_what_they_lack_is_told() {
     let Some(server) = packaged::server().await else {

@@ -380,6 +380,78 @@ async fn a_database_that_is_missing_is_waited_for_without_noise() {
     assert_eq!(ticker.await.unwrap().unwrap().errors, 0);
 }
 
+/// Prevents: a ticker is silent and ready while it makes no tick, in none of the queues or in one.
+#[tokio::test]
+async fn rounds_that_fail_are_told_and_the_ticker_is_not_ready() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let client = database_with_queue(&server, "d").await;
+    client
+        .batch_execute("select pgq.create_queue('lame')")
+        .await
+        .unwrap();
+    eager_queue(&client).await;
+    let (_settings, receiver) = watch::channel(listed(&server, &["d"]));
+    let (sender, mut conditions) = watch::channel(Conditions::new());
+    let cancel = CancellationToken::new();
+    let ticker = tokio::spawn(skytide_ticker::run_watched(receiver, sender, cancel.clone()));
+    let full = "create function disk_full() returns trigger as $$ begin raise 'no space left'; end $$ language plpgsql; \
+                create trigger disk_full before insert on pgq.tick for each row execute function disk_full()";
+    for (damage, told, repair) in [
+        (full, "no space left", "drop trigger disk_full on pgq.tick"),
+        (
+            "alter sequence pgq.event_2_tick_seq rename to away",
+            "queue \"lame\": sequence pgq.event_2_tick_seq is missing",
+            "alter sequence pgq.away rename to event_2_tick_seq",
+        ),
+    ] {
+        let works = conditions.wait_for(|all| all.get("d") == Some(&Condition::Ticking));
+        drop(tokio::time::timeout(PATIENCE, works).await.unwrap().unwrap());
+        client.batch_execute(damage).await.unwrap();
+        let fails = conditions.wait_for(
+            |all| matches!(all.get("d"), Some(Condition::Failing(reason)) if reason.contains(told)),
+        );
+        drop(tokio::time::timeout(PATIENCE, fails).await.unwrap().unwrap());
+        if told.contains("lame") {
+            let sql = "select max(tick_id) from pgq.tick where tick_queue = 1";
+            let before = int(&client, sql).await;
+            wait::until("ticks of the sound queue", PATIENCE, async || {
+                Ok((int(&client, sql).await > before).then_some(()))
+            })
+            .await
+            .unwrap();
+        }
+        client.batch_execute(repair).await.unwrap();
+    }
+    let works = conditions.wait_for(|all| all.get("d") == Some(&Condition::Ticking));
+    drop(tokio::time::timeout(PATIENCE, works).await.unwrap().unwrap());
+    cancel.cancel();
+    assert!(ticker.await.unwrap().unwrap().errors > 1);
+}
+
+/// Prevents: a database's statement_timeout ends maintenance that takes longer, each time.
+#[tokio::test]
+async fn maintenance_may_take_longer_than_the_databases_timeout() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let client = database_with_queue(&server, "d").await;
+    client
+        .batch_execute(
+            "create table public.ran (at timestamptz); \
+             create function public.slow(text) returns int language plpgsql as \
+             $$ begin perform pg_sleep(0.5); insert into public.ran values (now()); return 0; end $$; \
+             update pgq.queue set queue_extra_maint = array['public.slow']; \
+             alter database d set statement_timeout = '200ms'",
+        )
+        .await
+        .unwrap();
+    let ticker = Ticker::start(listed(&server, &["d"]));
+    wait::until("the slow operation", PATIENCE, async || {
+        Ok((int(&client, "select count(*) from public.ran").await > 0).then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(ticker.stop().await.errors, 0);
+}
+
 /// Prevents: a ticker that dies between two statements leaves events out, or delivers them twice.
 #[tokio::test]
 async fn killed_tickers_and_servers_lose_no_event_and_double_none() {

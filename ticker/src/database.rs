@@ -21,6 +21,19 @@ use crate::{maint, retry};
 
 pub(crate) const APPLICATION: &str = "skytide-ticker";
 
+/// For work beside the ticks. A database's timeouts are made for its users; maintenance that meets one would meet it
+/// each time.
+const CHORES: &str = "\
+    select set_config(name, '0', false) from pg_settings where name in ('statement_timeout', 'transaction_timeout')";
+
+/// A session for such work.
+pub(crate) async fn connect_for_chores(target: &ConnectString) -> Result<Session, Trouble> {
+    let session = Box::pin(connect(target, APPLICATION)).await?;
+    let set = session.batch_execute(CHORES).await;
+    set.map_err(Trouble::query("set up a session for maintenance"))?;
+    Ok(session)
+}
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How soon a ticker that stands by takes over, and a promoted standby is ticked.

@@ -1,11 +1,11 @@
 //! The maintenance loop: what `pgq.maint_operations` lists, one transaction each.
 
-use skytide_sql::conn::{ConnectString, Session, connect};
+use skytide_sql::conn::{ConnectString, Session};
 use skytide_sql::ident::{quote_ident, quote_literal};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
-use crate::database::APPLICATION;
+use crate::database::connect_for_chores;
 use crate::metrics::Tally;
 use crate::trouble::{Grievances, Trouble, in_full};
 
@@ -50,7 +50,7 @@ pub(crate) async fn step(
     grievances: &mut Grievances,
     stop: &CancellationToken,
 ) -> Result<(), Trouble> {
-    let session = Box::pin(connect(target, APPLICATION)).await?;
+    let session = connect_for_chores(target).await?;
     for operation in operations(&session).await? {
         let (name, sql) = (operation.name(), operation.sql());
         loop {

@@ -1,9 +1,9 @@
 //! The retry loop: events whose time has come go back into their queues.
 
-use skytide_sql::conn::{ConnectString, connect};
+use skytide_sql::conn::ConnectString;
 use tokio_util::sync::CancellationToken;
 
-use crate::database::APPLICATION;
+use crate::database::connect_for_chores;
 use crate::metrics::Tally;
 use crate::trouble::Trouble;
 
@@ -13,7 +13,7 @@ pub(crate) async fn step(
     tally: &Tally,
     stop: &CancellationToken,
 ) -> Result<(), Trouble> {
-    let session = Box::pin(connect(target, APPLICATION)).await?;
+    let session = connect_for_chores(target).await?;
     while !stop.is_cancelled() {
         let row = session
             .query_one("select pgq.maint_retry_events()", &[])

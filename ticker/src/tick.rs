@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_postgres::{Notification, Statement};
 
+use crate::Condition;
 use crate::alarm::Alarm;
 use crate::metrics::Tally;
 use crate::trouble::{Grievances, Trouble, in_full};
@@ -41,6 +42,8 @@ pub(crate) struct Ticking {
     requests: mpsc::Receiver<Notification>,
     queues: Requests,
     grievances: Grievances,
+    /// The last round was none.
+    failing: bool,
     alarm: Alarm,
 }
 
@@ -122,6 +125,7 @@ impl Ticking {
             requests,
             queues: Requests::default(),
             grievances: Grievances::default(),
+            failing: false,
             alarm,
         })
     }
@@ -156,23 +160,65 @@ impl Ticking {
                 known.round(&self.session, round, below).await.map_err(Some)
             }
         };
-        let made = match made {
-            Ok(ticks) => Ok(ticks),
+        let (made, refused) = match made {
+            Ok(ticks) => (Ok(ticks), None),
             Err(Some(RoundError::Lost(trouble))) => return Err(trouble),
             // One queue's error stopped all: this tells which it is, and ticks the others.
-            Err(_) => {
+            Err(refused) => {
                 let row = answer(self.session.query_one("select pgq.ticker()", &[])).await?;
-                row.map(|row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+                let made = row.map(|row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0));
+                (made, refused)
             }
         };
         tally.round(began.elapsed());
-        match made {
-            Ok(ticks) => {
-                self.grievances.worked("tick");
-                tally.ticks(ticks);
-                Ok(())
+        let queues = self.warned();
+        let ticks = match made {
+            Ok(ticks) => ticks,
+            Err(error) => {
+                self.is_failing("tick", &in_full(&error), tally);
+                return self.failed("tick", error, tally);
             }
-            Err(error) => self.failed("tick", error, tally),
+        };
+        tally.ticks(ticks);
+        let fault = match refused {
+            _ if !queues.is_empty() => listed(&queues),
+            // Where the second way made ticks, what stood in the way of the first is gone.
+            Some(RoundError::Refused(error)) if ticks == 0 => in_full(&error),
+            _ => {
+                // A round of some queues says nothing of the others.
+                if scope == Scope::All {
+                    self.works(tally);
+                }
+                return Ok(());
+            }
+        };
+        self.is_failing("tick", &fault, tally);
+        tally.error();
+        self.grievances.failed("tick", fault);
+        Ok(())
+    }
+
+    /// Tells what the server warned of, and returns the queues that got no tick, with the reasons.
+    fn warned(&mut self) -> Vec<String> {
+        let mut queues = Vec::new();
+        for warning in self.session.take_warnings() {
+            match warning.strip_prefix("pgq.ticker: ") {
+                Some(queue) => queues.push(queue.to_owned()),
+                None => self.grievances.warned(&warning),
+            }
+        }
+        queues
+    }
+
+    fn is_failing(&mut self, work: &str, fault: &str, tally: &Tally) {
+        self.failing = true;
+        tally.is(Some(Condition::Failing(format!("{work}: {fault}"))));
+    }
+
+    fn works(&mut self, tally: &Tally) {
+        self.grievances.worked("tick");
+        if std::mem::take(&mut self.failing) {
+            tally.is(Some(Condition::Ticking));
         }
     }
 
@@ -216,7 +262,7 @@ impl Ticking {
 enum RoundError {
     Lost(Trouble),
     /// The server refused it.
-    Refused,
+    Refused(tokio_postgres::Error),
 }
 
 impl Known {
@@ -243,7 +289,7 @@ impl Known {
                 Err(error) if error.is_closed() || error.code().is_none() => {
                     return Err(RoundError::Lost(Trouble::query("tick")(error)));
                 }
-                Err(_) => return Err(RoundError::Refused),
+                Err(error) => return Err(RoundError::Refused(error)),
             };
             let now_seen: Option<String> = row.get(1);
             if seen.is_some() && now_seen == seen {
@@ -272,6 +318,17 @@ impl Known {
             }
         }
     }
+}
+
+/// The first few, and how many more.
+fn listed(faults: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let (shown, rest) = faults.split_at(faults.len().min(SHOWN));
+    let more = match rest.len() {
+        0 => String::new(),
+        n => format!("; {n} more"),
+    };
+    shown.join("; ") + &more
 }
 
 async fn answer<T>(query: impl Future<Output = T>) -> Result<T, Trouble> {

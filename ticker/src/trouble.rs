@@ -52,22 +52,37 @@ pub(crate) fn in_full(error: &dyn Error) -> String {
     parts.join(": ")
 }
 
+/// More different warnings than this are as good as new.
+const WARNINGS_KNOWN: usize = 100;
+
+/// A text without the numbers of `name=number`, which differ each time.
+fn shape(text: &str) -> String {
+    let mut in_number = false;
+    let keep = |c: &char| {
+        let digit = in_number && c.is_ascii_digit();
+        in_number = digit || *c == '=';
+        !digit
+    };
+    text.chars().filter(keep).collect()
+}
+
 /// Remembers what is failing, so that the same trouble is told once, then rarely, and its end too.
 #[derive(Debug, Default)]
 pub(crate) struct Grievances {
     failing: HashMap<String, (String, u32)>,
+    /// What the server warned of, and how often.
+    warnings: HashMap<String, u32>,
 }
 
 impl Grievances {
     /// `work` failed. Told when it is new or different, and at each doubling of its count.
     pub fn failed(&mut self, work: &str, error: String) {
         let (last, times) = self.failing.entry(work.to_owned()).or_default();
-        if *last == error {
-            *times += 1;
-        } else {
-            *last = error;
-            *times = 1;
-        }
+        *times = match shape(last) == shape(&error) {
+            true => *times + 1,
+            false => 1,
+        };
+        *last = error;
         if times.is_power_of_two() {
             match *times {
                 1 => tracing::warn!("{work} failed: {last}"),
@@ -76,9 +91,39 @@ impl Grievances {
         }
     }
 
+    /// Told like a failure, but it ends nothing.
+    pub fn warned(&mut self, warning: &str) {
+        if self.warnings.len() >= WARNINGS_KNOWN {
+            self.warnings.clear();
+        }
+        let times = self.warnings.entry(shape(warning)).or_default();
+        *times += 1;
+        match *times {
+            1 => tracing::warn!("the server warns: {warning}"),
+            n if n.is_power_of_two() => tracing::warn!("the server warned {n} times: {warning}"),
+            _ => {}
+        }
+    }
+
     pub fn worked(&mut self, work: &str) {
         if let Some((_, times)) = self.failing.remove(work) {
             tracing::info!("{work} works again after {times} failures");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_in_numbers_only_is_the_same_trouble() {
+        let mut grievances = Grievances::default();
+        for txid in [1, 20, 300] {
+            grievances.failed("tick", format!("queue \"q1\": old xmin=5000, cur txid={txid}"));
+        }
+        assert_eq!(grievances.failing["tick"].1, 3);
+        grievances.failed("tick", "queue \"q2\": old xmin=5000, cur txid=1".into());
+        assert_eq!(grievances.failing["tick"].1, 1, "another queue is news");
     }
 }

@@ -84,7 +84,7 @@ begin
             elsif l_arg = 'deny' then
                 l_deny := true;
             elsif starts_with(l_arg, 'ignore=') then
-                l_ignore := regexp_split_to_array(substr(l_arg, 8), '[[:space:],]+');
+                l_ignore := array[''] || pgq._listed_columns(substr(l_arg, 8), i_relid);
             elsif starts_with(l_arg, 'pkey=') then
                 l_pkey := substr(l_arg, 6);
             else
@@ -108,7 +108,7 @@ begin
             raise exception 'need at least one key column';
         end if;
     elsif l_pkey is not null then
-        l_keys := array_remove(regexp_split_to_array(l_pkey, '[[:space:],]+'), '');
+        l_keys := pgq._listed_columns(l_pkey, i_relid);
         l_missing := l_keys;
     else
         -- the conditions after contype hold for each primary key; they make the index the cheaper way even where

@@ -42,7 +42,7 @@ begin
         if l_arg = 'backup' then
             l_backup := true;
         elsif starts_with(l_arg, 'ignore=') then
-            l_ignore := regexp_split_to_array(substr(l_arg, 8), '[[:space:],]+');
+            l_ignore := pgq._listed_columns(substr(l_arg, 8), i_table);
         elsif starts_with(l_arg, 'pkey=') then
             l_pkey := substr(l_arg, 6);
         elsif l_arg ~ E'^ev_extra1=''([^''\\\\]|'''')*''$' and l_extra1 = l_schema || '.' || l_table then
@@ -58,7 +58,7 @@ begin
           join pg_catalog.pg_attribute t on t.attrelid = c.conrelid and t.attnum = k.attnum
          where c.conrelid = i_table and c.contype = 'p';
     else
-        l_keys := array_remove(regexp_split_to_array(l_pkey, '[[:space:],]+'), '');
+        l_keys := pgq._listed_columns(l_pkey, i_table);
     end if;
     select count(*) into l_count
       from pg_catalog.pg_attribute t

@@ -6,12 +6,12 @@
 --   out        tick_ids      ticks made; null for none
 --              seen          a snapshot. As long as it is the current one, no transaction has ended in the cluster,
 --                            and another look would find what time has made due, nothing else. Null where that
---                            cannot be said
+--                            cannot be said, or a queue is damaged: its warning is to come again
 --              due_at        when time makes the next queue due
 --              shortest_lag  shortest ticker_max_lag above 0
 --              last_queue    where to go on, if there may be more; else null
---   errors     of one queue, its newest tick comes from a cluster with older transaction ids; several queues get
---              their ticks without that one, which is a warning
+--   errors     of one queue, its newest tick comes from a cluster with older transaction ids, or a sequence is
+--              missing; several queues get their ticks without that one, which is a warning
 --   hazard     two statements, on purpose. The first finds what is due; the second, after the locks, has a younger
 --              snapshot, which is the ticks', and passes over a queue that got a tick in between. A queue that
 --              somebody else ticks at this moment is passed over as well
@@ -118,6 +118,8 @@ begin
                                                       s.xmin, s.xmax, s.txid)]
                        when s.event_seq_oid is null then
                            array[s.queue_name, format('sequence %s is missing', s.event_seq_name)]
+                       when to_regclass(s.tick_seq_name) is null then
+                           array[s.queue_name, format('sequence %s is missing', s.tick_seq_name)]
                    end as damage
               from (
                 select v.*, coalesce(v.event_seq - v.tick_event_seq, 0) as new_events
@@ -178,7 +180,7 @@ begin
     end if;
     if l.queues is null then
         -- a lock may go without a trace in the snapshot
-        seen := case when l_free_all then l.snapshot end;
+        seen := case when l_free_all and l.damages is null then l.snapshot end;
         return;
     end if;
 
@@ -191,7 +193,7 @@ begin
     tick_ids := l_made.ticks;
     perform pgq._tell_ticks(l_made.queues, l_made.ticks);
     -- if nothing was under way and no id was given away before ours, ours is all that ends by this
-    if l_free_all and l.snapshot = format('%s:%s:', txid_current(), txid_current()) then
+    if l_free_all and l.damages is null and l.snapshot = format('%s:%s:', txid_current(), txid_current()) then
         seen := format('%s:%s:', txid_current() + 1, txid_current() + 1);
     end if;
 end;

@@ -25,7 +25,8 @@ begin
                               pos_next_tick)
     select w.pos_table, i_queue_id, i_consumer_id, coalesce(p.pos_nr, 0) + 1, i_last_tick, i_active, i_batch,
            i_next_tick
-      from pgq.position_switch w
+      -- the row is missing after pg_dump --schema-only
+      from (select coalesce((select p.pos_table from pgq.position_switch p), 0) as pos_table) w
       left join lateral (
             select n.pos_nr
               from pgq.position n

@@ -1,18 +1,28 @@
 -- pgq._quote_columns(expression, columns): put quotes around bare words that are the exact name of a column with
---            upper-case letters, which SQL would fold
---   note     such expressions are in triggers of old: the C functions compared words with columns exactly.
+--            upper-case letters, which SQL would fold, or of one that is a reserved word
+--   note     such expressions are in triggers of old: the C functions compared words with columns exactly. Words that
+--            expressions need, as case and from, are a column only where they are the whole expression.
 --            A word followed by ( is a function. Strings, comments and quoted names stay as they are; where a
 --            string ends depends on standard_conforming_strings
 create or replace function pgq._quote_columns(i_expression text, i_columns text[]) returns text as $$
 declare
+    l_grammar constant text[] := '{all,and,any,array,as,asymmetric,both,case,cast,collate,distinct,else,end,false,for,from,
+                                   having,ilike,in,is,isnull,leading,like,not,notnull,"null",or,overlaps,select,similar,
+                                   some,symmetric,then,to,trailing,true,union,using,when,where}';
     l_rest  text := i_expression;
     l_out   text := '';
     l_token text;
+    l_quote text[];
 begin
-    if not exists (
-        select 1 from unnest(i_columns) c
-         where c collate "C" ~ '[A-Z]' and strpos(i_expression, c) > 0)
-    then
+    -- quote_ident() is the cheaper question, though it quotes more words
+    l_quote := array(select c from unnest(i_columns) c
+                      where strpos(i_expression, c) > 0
+                        and (c collate "C" ~ '[A-Z]'
+                             or quote_ident(c) = '"' || c || '"' and exists (
+                                    select 1 from pg_get_keywords() k
+                                     where k.word = c and k.catcode in ('R', 'T')
+                                       and (c = btrim(i_expression, E' \t\n\r') or c <> all (l_grammar)))));
+    if l_quote = '{}' then
         return i_expression;
     end if;
     while l_rest <> '' loop
@@ -37,7 +47,8 @@ begin
         end if;
         l_rest := substr(l_rest, length(l_token) + 1);
         l_out := l_out || case
-            when l_token = any (i_columns) and l_token collate "C" ~ '[A-Z]' and l_rest !~ '^[[:space:]]*[(]'
+            when l_token = any (l_quote) and l_rest !~ '^[[:space:]]*[(]'
+                and not (l_token in ('order', 'group') and l_rest ~* '^[[:space:]]+by[[:space:]]')
             then quote_ident(l_token) else l_token end;
     end loop;
     return l_out;

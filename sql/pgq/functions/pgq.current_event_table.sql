@@ -10,7 +10,7 @@ declare
 begin
     perform txid_current();
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        perform 1 from pgq.queue t where t.queue_name = x_queue_name for share;
+        perform pgq._require_current_table(x_queue_name);
     end if;
     select t.queue_data_pfx || '_' || t.queue_cur_table as name, t.queue_disable_insert
       into q

@@ -2,7 +2,8 @@
 --   from being freed (Skytide's addition)
 --   queue        null: all
 --   kind         consumer     has not moved past the last switch of tables
---                transaction  was open at the newest tick, and began before the switch was seen
+--                transaction  was open at the newest tick, or is while there are no consumers, and began before the
+--                             switch was seen
 --                prepared     the same, prepared
 --                ticker       has made no tick since the last switch
 --                lock         somebody uses the table whose turn it is
@@ -57,15 +58,15 @@ begin
                    concat_ws(', ', a.state, 'transaction ' || a.backend_xid::text, 'database ' || a.datname)
               from pg_catalog.pg_stat_activity a
              where a.backend_xid is not null and pgq._full_txid(a.backend_xid) <= q.queue_switch_step2
-               and q.tick_xmin <= q.queue_switch_step2
-               and exists (select 1 from pgq.subscription s where s.sub_queue = q.queue_id)
+               and (q.tick_xmin <= q.queue_switch_step2
+                    or not exists (select 1 from pgq.subscription s where s.sub_queue = q.queue_id))
             union all
             select 'prepared', x.gid, null, x.prepared,
                    concat_ws(', ', 'transaction ' || x.transaction::text, 'database ' || x.database)
               from pg_catalog.pg_prepared_xacts x
              where pgq._full_txid(x.transaction) <= q.queue_switch_step2
-               and q.tick_xmin <= q.queue_switch_step2
-               and exists (select 1 from pgq.subscription s where s.sub_queue = q.queue_id)
+               and (q.tick_xmin <= q.queue_switch_step2
+                    or not exists (select 1 from pgq.subscription s where s.sub_queue = q.queue_id))
              order by since
         loop
             l_any := true;

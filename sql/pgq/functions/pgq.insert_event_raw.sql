@@ -21,7 +21,7 @@ begin
 
     perform txid_current();
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        perform 1 from pgq.queue t where t.queue_name = i_queue_name for share;
+        perform pgq._require_current_table(i_queue_name);
     end if;
     select t.queue_id, t.queue_data_pfx, t.queue_cur_table, t.queue_disable_insert, t.queue_per_tx_limit,
            nextval(t.queue_event_seq::regclass) as next_id

@@ -1,7 +1,8 @@
 -- pgq.maint_rotate_tables_step1(queue): switch to the queue's next event table if it is time and nobody needs it
 --   returns  0
 --   errors   other isolation than read committed; transaction id behind the last switch; a consumer's tick is missing
---   note     does nothing while the queue's row or the next table is locked: the next round tries again
+--   note     does nothing while the next table is locked, or the queue's row for longer than a moment: the next round
+--            tries again
 --   hazard   run step 2 in a later transaction
 create or replace function pgq.maint_rotate_tables_step1(i_queue_name text) returns integer as $$
 declare
@@ -13,14 +14,20 @@ declare
     l_positions bigint[];
 begin
     perform pgq._require_read_committed('pgq.maint_rotate_tables_step1()');
-    select t.queue_id, t.queue_switch_step1, t.queue_switch_step2, t.queue_cur_table, t.queue_ntables,
-           t.queue_data_pfx
-      into q
-      from pgq.queue t
-     where t.queue_name = i_queue_name
-       and t.queue_switch_step2 is not null
-       and t.queue_switch_time + t.queue_rotation_period < current_timestamp
-       for update skip locked;
+    begin
+        -- waits up to lock_timeout: producers in repeatable read lock the row for a moment each, and many of them nearly
+        -- always
+        select t.queue_id, t.queue_switch_step1, t.queue_switch_step2, t.queue_cur_table, t.queue_ntables,
+               t.queue_data_pfx
+          into q
+          from pgq.queue t
+         where t.queue_name = i_queue_name
+           and t.queue_switch_step2 is not null
+           and t.queue_switch_time + t.queue_rotation_period < current_timestamp
+           for update;
+    exception when lock_not_available then
+        return 0;
+    end;
     if not found then
         return 0;
     end if;
@@ -38,9 +45,13 @@ begin
         if not found then
             raise exception 'queue % maint failure: tick % not found', i_queue_name, l_lowest;
         end if;
-        if l_xmin <= q.queue_switch_step2 then
-            return 0;   -- somebody may still read the table before the current one
-        end if;
+    else
+        -- nobody has a position yet, but may take one before a transaction ends that wrote to the table before the
+        -- current one
+        l_xmin := txid_snapshot_xmin(txid_current_snapshot());
+    end if;
+    if l_xmin <= q.queue_switch_step2 then
+        return 0;   -- somebody may still read the table before the current one
     end if;
 
     l_next := (q.queue_cur_table + 1) % q.queue_ntables;
@@ -75,4 +86,4 @@ begin
        and t.tick_id <> all (array_remove(coalesce(l_positions, '{}'), null));
     return 0;
 end;
-$$ language plpgsql;
+$$ language plpgsql set lock_timeout = '100ms';

@@ -10,6 +10,7 @@ declare
     l_consumer_id   integer;
     l_tick          bigint;
     l_from          bigint;
+    l_moved         boolean := true;
 begin
     -- the lock keeps rotation from taking the tick away between the look at it and the commit
     select q.queue_id, coalesce(q.queue_ticks_from, 0) into l_queue_id, l_from
@@ -40,7 +41,10 @@ begin
         select 1 from pgq.subscriber s where s.sub_queue = l_queue_id and s.sub_consumer = l_consumer_id)
     then
         if x_tick_pos is not null then
-            perform pgq._put_position(l_queue_id, l_consumer_id, null, x_tick_pos, null, null);
+            l_moved := pgq._put_position(l_queue_id, l_consumer_id, null, x_tick_pos, null, null);
+        end if;
+        if not l_moved then
+            raise exception 'position of consumer % was not stored', x_consumer_name;
         end if;
         return 0;
     end if;
@@ -50,7 +54,9 @@ begin
         raise exception 'No ticks for this queue.  Please run ticker on database.';
     end if;
     insert into pgq.subscriber (sub_queue, sub_consumer) values (l_queue_id, l_consumer_id);
-    perform pgq._put_position(l_queue_id, l_consumer_id, null, l_tick, null, null);
+    if not pgq._put_position(l_queue_id, l_consumer_id, null, l_tick, null, null) then
+        raise exception 'position of consumer % was not stored', x_consumer_name;
+    end if;
     return 1;
 end;
 $$ language plpgsql security definer set search_path = pg_catalog, pg_temp;

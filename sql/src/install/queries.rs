@@ -3,11 +3,14 @@
 pub const SERVER_VERSION: &str =
     "select current_setting('server_version_num')::int4, current_setting('server_version')";
 
-/// Function bodies are checked by the tests, not in the order of installing.
+/// Function bodies are checked by the tests, not in the order of installing. Settings of the role or the database that would
+/// change what is made, or how it is printed, do not count here.
 pub const SETTINGS: &str = "\
     set local search_path = pg_catalog, pg_temp; \
     set local check_function_bodies = off; \
     set local standard_conforming_strings = on; \
+    set local quote_all_identifiers = off; \
+    set local default_tablespace = ''; \
     set local client_min_messages = warning";
 
 /// One installer at a time in a database. The key is \"skytide\" in ASCII.
@@ -19,6 +22,11 @@ pub const SCHEMA: &str = "\
       from (select $1::text as nspname) w \
       left join pg_catalog.pg_namespace n on n.nspname = w.nspname \
       left join pg_catalog.pg_extension e on e.extname = w.nspname";
+
+/// Whether tables of ours are there without a row in the ledger, as after `pg_dump --schema-only`.
+pub const LEDGER_IS_EMPTY: &str = "\
+    select not exists (select 1 from pgq.skytide_module) \
+       and to_regclass('pgq.subscriber') is not null and to_regclass('pgq.position_switch') is not null";
 
 pub const INSTALLED: &str = "select version, checksum, catalog from pgq.skytide_module where module = $1";
 

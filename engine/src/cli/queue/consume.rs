@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use skytide_sql::TableName;
 use skytide_sql::api::pgq::Batch;
+use skytide_sql::api::pgq_ext;
 use skytide_sql::conn::ConnectString;
 
 use super::super::failure::ClosedPipe;
@@ -14,7 +15,7 @@ use super::super::{Context, Outcome};
 use super::exec::Exec;
 use super::running::ConsumerArgs;
 use super::{connect, connect_string, event_line};
-use crate::queue::{self, BatchHandler, Events, HandlerError, TableWriter, Verdicts};
+use crate::queue::{self, BatchHandler, Events, HandlerError, QueueError, TableWriter, Verdicts};
 
 /// Take events out of a queue: print them, give them to a program, or write them into a table
 ///
@@ -64,6 +65,10 @@ pub(super) async fn run(args: ConsumeArgs, db: ConnectString, context: &Context)
         let mut writer = TableWriter::new(TableName::parse(table)?);
         if args.create {
             let session = connect(&target).await?;
+            // Asked first: where it is missing, no table is to be left behind.
+            pgq_ext::get_last_tick(&*session, &settings.consumer, settings.queue.as_str())
+                .await
+                .map_err(QueueError::Mark)?;
             writer
                 .create(&*session)
                 .await
