@@ -191,12 +191,12 @@ pub fn has_target(data: &Path) -> bool {
     let texts = files.map(|file| std::fs::read_to_string(data.join(file)).unwrap_or_default());
     let says_something = |target: &&str| {
         let lines = texts.iter().flat_map(|text| text.lines());
-        let values = lines.filter_map(|line| {
+        let mut values = lines.filter_map(|line| {
             let (name, value) = line.split_once('=')?;
             (name.trim() == *target).then(|| value.trim())
         });
         values
-            .last()
+            .next_back()
             .is_some_and(|value| !value.is_empty() && !value.starts_with("''"))
     };
     TARGETS.iter().any(says_something)
