@@ -225,6 +225,41 @@ async fn a_domain_over_an_enum_may_be_the_key() {
     pair.worker.stop().await;
 }
 
+/// Prevents: values of an enum that is no more when they are applied cannot be read.
+#[tokio::test]
+async fn an_enum_may_have_been_replaced_and_dropped() {
+    let Pair { stage, worker } = Pair::new().await;
+    let sql =
+        "create type old_mood as enum ('sad', 'ok'); create table moods (id int primary key, mood old_mood)";
+    stage.run("leaf", sql).await;
+    stage.run("root", sql).await;
+    stage.root(&["add-table", "moods"]).well();
+    stage.leaf(&["add-table", "moods"]).well();
+    stage.leaf(&["wait-sync"]).well();
+    worker.stop().await;
+    stage
+        .run("root", "insert into moods values (1, 'sad'), (2, null)")
+        .await;
+    stage
+        .run(
+            "root",
+            "create type mood as enum ('sad', 'ok', 'well'); \
+             alter table moods alter mood type mood using mood::text::mood; drop type old_mood",
+        )
+        .await;
+    stage
+        .run("root", "update moods set mood = 'ok' where id = 1")
+        .await;
+    let worker = stage.worker();
+    stage
+        .leaf_says(
+            "select string_agg(id || coalesce(mood::text, '-'), ',' order by id) from moods",
+            "1ok,2-",
+        )
+        .await;
+    worker.stop().await;
+}
+
 /// Prevents: a composite that got another attribute on both sides stops the worker.
 #[tokio::test]
 async fn a_composite_may_get_an_attribute_on_both_sides() {

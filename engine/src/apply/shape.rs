@@ -190,6 +190,8 @@ impl Binary {
             Some(there) if !there.fits(here) => match there {
                 TypeForm::BuiltIn(oid) => Binary::of_built_in(*oid, base),
                 TypeForm::Enum => Binary::none(),
+                // Often an enum that another one has taken the place of: its labels say what they are.
+                TypeForm::Gone if matches!(here, TypeForm::Enum) => Binary::none(),
                 _ => Binary::foreign(base),
             },
             _ => Binary {

@@ -34,11 +34,11 @@ Examples:
   skytide promote wal.ini --switchover --to b
   skytide promote wal.ini --rejoin a";
 
-/// Make a standby the primary: after the primary's death without losing what is left of it, or in its place while it lives
 /// How long a standby may take to see that its connection to the primary has ended.
 const NOTICED_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// Make a standby the primary: after the primary's death without losing what is left of it, or in its place while it lives
 #[derive(clap::Args, Debug)]
 #[command(after_help = HELP)]
 pub struct PromoteArgs {
