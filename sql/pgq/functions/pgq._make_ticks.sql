@@ -55,12 +55,13 @@ begin
         l_free := coalesce(l_free, '{}');
     end if;
 
-    select array_agg(d.queue_id)   filter (where d.is_due) as queues,
-           array_agg(d.event_seq)  filter (where d.is_due) as event_seqs,
-           array_agg(to_regclass(d.tick_seq_name)::oid) filter (where d.is_due) as tick_seqs,
+    select array_agg(d.queue_id)   filter (where d.tick_seq is not null) as queues,
+           array_agg(d.event_seq)  filter (where d.tick_seq is not null) as event_seqs,
+           array_agg(d.tick_seq)   filter (where d.tick_seq is not null) as tick_seqs,
            case when l_free_all and count(*) >= i_most then max(d.queue_id) end as last_queue,
            array_agg(d.doubt)      filter (where d.doubt is not null) as doubts,
-           array_agg(d.damage)     filter (where d.damage is not null) as damages,
+           array_agg(coalesce(d.damage, array[d.queue_name, format('sequence %s is missing', d.tick_seq_name)]))
+                                   filter (where d.damage is not null or d.is_due and d.tick_seq is null) as damages,
            min(case when d.is_due then now() + coalesce(greatest(d.max_lag / 2, least(d.age * 2, d.idle_period)), '0')
                     else d.due_at
                end) as due_at,
@@ -68,6 +69,9 @@ begin
            (select txid_current_snapshot()::text) as snapshot
       into l
       from (
+       -- names are looked up where they are needed: that is a tenth of a round
+       select w.*, case when w.is_due then to_regclass(w.tick_seq_name)::oid end as tick_seq
+         from (
         select c.*,
                case
                    when c.damage is not null then false
@@ -90,7 +94,7 @@ begin
                             case when c.others_ended and b.tick_event_seq < c.tick_event_seq then c.max_lag end)
                end as due_at
           from (
-            select s.queue_id, s.max_count, s.max_lag, s.idle_period, s.tick_id, s.tick_time, s.tick_event_seq,
+            select s.queue_id, s.queue_name, s.max_count, s.max_lag, s.idle_period, s.tick_id, s.tick_time, s.tick_event_seq,
                    s.event_seq, s.tick_seq_name,
                    s.cur_time - s.tick_time as age,
                    s.xmin <> s.xmax or s.txid > s.xmax + 1 as others_ended,
@@ -118,8 +122,6 @@ begin
                                                       s.xmin, s.xmax, s.txid)]
                        when s.event_seq_oid is null then
                            array[s.queue_name, format('sequence %s is missing', s.event_seq_name)]
-                       when to_regclass(s.tick_seq_name) is null then
-                           array[s.queue_name, format('sequence %s is missing', s.tick_seq_name)]
                    end as damage
               from (
                 select v.*, coalesce(v.event_seq - v.tick_event_seq, 0) as new_events
@@ -159,7 +161,8 @@ begin
                  where c.new_events <= 0 and c.age >= c.max_lag / 2 and c.age < c.idle_period
                    and o.tick_queue = c.queue_id and o.tick_id < c.tick_id
                  order by o.tick_id desc
-                 limit 1) b on true) d;
+                 limit 1) b on true) w
+       offset 0) d;
     last_queue := coalesce(last_queue, l.last_queue);
     shortest_lag := l.shortest_lag;
     due_at := l.due_at;
