@@ -23,7 +23,7 @@ const SESSION_SETTINGS: &str = "\
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 
 /// A consumer that is so far behind takes several ticks as one batch …
-const BEHIND: Duration = Duration::from_millis(20);
+const BEHIND: Duration = Duration::from_millis(5);
 /// … of about so much time. Ticks that are further apart are taken one by one.
 const MOST_JOINED: Duration = Duration::from_secs(1);
 
@@ -216,8 +216,8 @@ impl<'s> Source<'s> {
 /// every few milliseconds, a consumer that took each by itself would fall behind for ever on a slow disk.
 fn catching_up(size: BatchSize, lag: Duration) -> Option<BatchSize> {
     (size == BatchSize::default() && lag >= BEHIND).then(|| BatchSize {
-        // All there is, or half of it: no tick may have been made since.
-        min_interval: Some((lag / 2).min(MOST_JOINED)),
+        // Since then more has come: where ticks are made at all, they reach that far.
+        min_interval: Some(lag.min(MOST_JOINED)),
         ..size
     })
 }
