@@ -64,6 +64,7 @@ impl Daemon {
         wait::until("the daemon to stop", PATIENCE, async || {
             let stat = std::fs::read_to_string(&stat)?;
             let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            assert_ne!(state, Some('Z'), "it has ended and not come to where it stops");
             Ok((state == Some('T')).then_some(()))
         })
         .await
@@ -504,6 +505,7 @@ impl Stage {
         wait::until("the program to stop", PATIENCE, async || {
             let stat = std::fs::read_to_string(&stat)?;
             let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+            assert_ne!(state, Some('Z'), "it has ended and not come to where it stops");
             Ok((state == Some('T')).then_some(()))
         })
         .await
