@@ -162,3 +162,21 @@ async fn a_damaged_page_ends_the_backup_or_is_noted() {
     let grandchild = backup_with(&stage, &["--incremental"]);
     assert_eq!(grandchild["damaged_pages"], 1, "{grandchild}");
 }
+
+/// Prevents: a store that can only be read, of which no more than the first backup is verified.
+#[tokio::test]
+async fn what_cannot_be_noted_is_verified_all_the_same() {
+    let stage = stage(Options::default()).await;
+    let first = backup(&stage);
+    flush(&stage).await;
+    wait_a_label(&first).await;
+    backup(&stage);
+    flush(&stage).await;
+    // Nobody can put a note there.
+    fs::write(stage.store().join(format!("backup/{first}/verified")), "").unwrap();
+    let said = stage.walmgr(&["verify"]).with(0, &["is not noted"]);
+    assert!(
+        said.out.contains("2 backups") && said.out.contains("0 problems"),
+        "{said:?}"
+    );
+}

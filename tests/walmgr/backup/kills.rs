@@ -74,3 +74,34 @@ async fn a_purge_killed_at_any_step_breaks_no_kept_backup() {
     let restored = stage.recovered("restored").await;
     assert_eq!(content(&restored.0).await, content(&stage.server).await);
 }
+
+/// Prevents: a purge that takes what a backup is built on, which was begun or has ended since it looked.
+#[tokio::test]
+async fn a_purge_and_a_backup_at_the_same_time_leave_every_backup_whole() {
+    let stage = stage(Options::default()).await;
+    let first = backup(&stage);
+    flush(&stage).await;
+    wait_a_label(&first).await;
+    let second = backup(&stage);
+    flush(&stage).await;
+    let purge = ["purge", "--keep", "1"];
+    let incremental = ["backup", "--incremental", "--parent", &first];
+
+    let purging = stage.stopped_at("purge::unfinished", &purge).await;
+    let begun = stage.stopped_at("backup::claimed", &incremental).await;
+    purging.goes_on().with(1, &["was begun meanwhile"]);
+    assert_eq!(labels(&stage), [first.clone(), second.clone()]);
+    begun.goes_on().with(0, &[]);
+    let newest = labels(&stage).pop().unwrap();
+    wait_a_label(&newest).await;
+
+    let ending = stage.stopped_at("backup::checked", &incremental).await;
+    let purging = stage.stopped_at("purge::unfinished", &purge).await;
+    ending.goes_on().with(0, &[]);
+    purging.goes_on().with(0, &[]);
+    assert!(labels(&stage).contains(&first), "two are built on it");
+    flush(&stage).await;
+    restore(&stage, "latest", "restored", &[]).with(0, &[]);
+    let restored = stage.recovered("restored").await;
+    assert_eq!(content(&restored.0).await, content(&stage.server).await);
+}
