@@ -3,10 +3,12 @@
 //! Between the plan and the promotion lie a question, a fence, the replay, and with a repeated call days. Meanwhile a
 //! primary may have come back, and clients may have been told of commits that the plan does not know.
 
+use super::follow::Leader;
 use super::journal::{Journal, Step};
 use super::plan::{Wish, check_dead, check_stores, choose};
 use super::survey::{Survey, survey};
 use super::{PromoteError, Refusal, Settings};
+use crate::tail::words;
 
 /// Whether the unfinished promotion of an earlier call goes on: `None` if it does, otherwise why a new plan is needed.
 /// Nothing is changed by asking.
@@ -15,17 +17,11 @@ pub async fn reconsider(
     journal: &Journal,
     wish: &Wish,
 ) -> Result<Option<String>, PromoteError> {
+    if journal.is_done(&Step::Promote) {
+        return Ok(why_no_leader(settings, journal).await);
+    }
     let survey = look(settings, journal, wish).await?;
     let primary = survey.primaries().next();
-    if journal.is_done(&Step::Promote) {
-        let lives = primary == Some(&journal.new);
-        return Ok((!lives).then(|| {
-            format!(
-                "{} was promoted, and is no primary that answers any more",
-                journal.new
-            )
-        }));
-    }
     // Killed after that step and before its note.
     if primary == Some(&journal.new) {
         return Ok(None);
@@ -53,6 +49,23 @@ pub async fn reconsider(
             .map(|refusal| refusal.to_string())),
         Err(PromoteError::Refused(refusal)) => Ok(Some(refusal.to_string())),
         Err(error) => Err(error),
+    }
+}
+
+/// Whom the rest would be put behind has to be there: asked alone, as nobody else's trouble speaks against what is left.
+async fn why_no_leader(settings: &Settings, journal: &Journal) -> Option<String> {
+    let said = |why: String| {
+        format!(
+            "{} was promoted, and is no primary that answers any more: {why}",
+            journal.new
+        )
+    };
+    match settings.node(&journal.new) {
+        None => Some(said("the configuration does not name it".into())),
+        Some(node) => match Leader::reach(settings, node).await {
+            Ok(_) => None,
+            Err(error) => Some(said(words(&error))),
+        },
     }
 }
 
