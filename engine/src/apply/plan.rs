@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skytide_sql::{Oid, Snapshot, TableName, Xid};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::load;
@@ -380,8 +381,16 @@ impl Run<'_> {
             dest,
             reply,
         })?;
+        // A message that came while the receiver was dropped stays in the channel, and the reply with it:
+        // nobody drops that before us.
+        let answer = async {
+            tokio::select! {
+                shape = shape => shape.map_err(|_| ApplyError::Stopped),
+                () = self.sender.closed() => Err(ApplyError::Stopped),
+            }
+        };
         let waiting = Instant::now();
-        let shape = shape.blocking_recv().map_err(|_| ApplyError::Stopped);
+        let shape = Handle::current().block_on(answer);
         self.waited += waiting.elapsed();
         shape
     }
