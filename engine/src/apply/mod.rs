@@ -2,15 +2,16 @@
 //! the position, so that each batch is applied exactly once whatever dies when.
 //!
 //! Two sides work at once. The planner (`plan`), on a thread of its own, drains the batch, keeps the net
-//! effect of a chunk of it (`net`), and encodes that (`statement`, `load`). The session (`session`) has
-//! the connection and keeps several statements in flight. `shape` says how a provider's table fits the
-//! subscriber's. A conflict that only the order of a set-based statement made is met by applying the
-//! batch again with that table in exact order (`exact`).
+//! effect of a chunk of it (`net`), encodes that (`statement`, `load`) and hands it over (`outbox`). The
+//! session (`session`) has the connection and keeps several statements in flight. `shape` says how a
+//! provider's table fits the subscriber's. A conflict that only the order of a set-based statement made is
+//! met by applying the batch again with that table in exact order (`exact`).
 
 mod error;
 mod exact;
 mod load;
 mod net;
+mod outbox;
 mod patch;
 mod plan;
 mod queries;
@@ -30,7 +31,8 @@ use tokio::sync::mpsc;
 use crate::change::{Relation, RelationId, RowChange};
 pub use error::ApplyError;
 use exact::{ExactTables, may_be_new_shape, may_be_order};
-use plan::{Message, Planned, Planner};
+use outbox::Message;
+use plan::{Planned, Planner};
 pub use session::connect_subscriber;
 use session::{Line, Sent, Session};
 use shape::Shape;

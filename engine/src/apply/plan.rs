@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skytide_sql::{Oid, Snapshot, TableName, Xid};
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::load;
 use super::net::{Format, Net, Refused, Taken};
+use super::outbox::{Message, Op, Outbox, Way, Work};
 use super::patch::Patch;
 use super::shape::Shape;
 use super::statement::{ARRAY_HEADER, Action, BadValue, CopyFormat, Form};
@@ -23,45 +23,6 @@ const ARRAY_ROWS: u32 = 16_384;
 const FEW_ROWS: usize = 20;
 /// Inserts without anything to net go out in portions of this, so that the subscriber has work from the start.
 const INSERT_BYTES: usize = 1 << 20;
-/// Work is handed over in messages of about so much.
-const MESSAGE_BYTES: usize = 1 << 20;
-const MESSAGE_OPS: usize = 256;
-
-/// Rows for one statement.
-#[derive(Debug)]
-pub(super) struct Work {
-    pub form: Arc<Form>,
-    pub rows: u32,
-    pub payload: Vec<u8>,
-    pub way: Way,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Way {
-    Array,
-    Copy(CopyFormat),
-}
-
-#[derive(Debug)]
-pub(super) enum Op {
-    Work(Work),
-    Truncate {
-        tables: Vec<Arc<Shape>>,
-        restart_identity: bool,
-    },
-}
-
-/// What the planner tells the side that holds the connection.
-#[derive(Debug)]
-pub(super) enum Message {
-    Resolve {
-        relation: Arc<Relation>,
-        dest: TableName,
-        reply: oneshot::Sender<Arc<Shape>>,
-    },
-    Ops(Vec<Op>),
-}
-
 #[derive(Clone, Debug, Default)]
 pub(super) struct Planned {
     pub rows_in: u64,
@@ -98,15 +59,12 @@ struct Run<'a> {
     targets: &'a Targets,
     /// Tables whose changes keep their order.
     exact: &'a HashSet<TableName>,
-    sender: &'a mpsc::Sender<Message>,
+    outbox: Outbox<'a>,
     known: HashMap<RelationId, Known>,
     last: Option<(RelationId, Known)>,
     /// Bytes the chunk takes, at most.
     held_bytes: usize,
-    out: Vec<Op>,
-    out_bytes: usize,
     planned: Planned,
-    waited: Duration,
 }
 
 /// A relation of the batch.
@@ -200,20 +158,17 @@ impl Planner {
             planner: self,
             targets,
             exact,
-            sender,
+            outbox: Outbox::new(sender),
             known: HashMap::new(),
             last: None,
             held_bytes: 0,
-            out: Vec::new(),
-            out_bytes: 0,
             planned: Planned::default(),
-            waited: Duration::ZERO,
         };
         source.drain(&mut |xid, change| run.take(source, xid, change))?;
         run.end_chunk()?;
-        run.send()?;
+        run.outbox.send()?;
         let mut planned = run.planned;
-        planned.busy = started.elapsed().saturating_sub(run.waited);
+        planned.busy = started.elapsed().saturating_sub(run.outbox.waited());
         Ok(planned)
     }
 }
@@ -307,7 +262,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.planned.truncates += 1;
-        self.push(Op::Truncate {
+        self.outbox.push(Op::Truncate {
             tables,
             restart_identity,
         })
@@ -344,7 +299,7 @@ impl Run<'_> {
                 // Rows in another version of the table's shape have to go first.
                 self.end_chunk()?;
                 self.known.clear();
-                let shape = self.resolve(relation, target.dest.clone())?;
+                let shape = self.outbox.resolve(relation, target.dest.clone())?;
                 self.planner.fit(shape, known_at)
             }
         };
@@ -371,28 +326,6 @@ impl Run<'_> {
                 skip: target.skip_visible_in.clone(),
             })),
         }
-    }
-
-    fn resolve(&mut self, relation: Arc<Relation>, dest: TableName) -> Result<Arc<Shape>, ApplyError> {
-        self.send()?;
-        let (reply, shape) = oneshot::channel();
-        self.hand_over(Message::Resolve {
-            relation,
-            dest,
-            reply,
-        })?;
-        // A message that came while the receiver was dropped stays in the channel, and the reply with it:
-        // nobody drops that before us.
-        let answer = async {
-            tokio::select! {
-                shape = shape => shape.map_err(|_| ApplyError::Stopped),
-                () = self.sender.closed() => Err(ApplyError::Stopped),
-            }
-        };
-        let waiting = Instant::now();
-        let shape = Handle::current().block_on(answer);
-        self.waited += waiting.elapsed();
-        shape
     }
 
     fn end_chunk(&mut self) -> Result<(), ApplyError> {
@@ -498,7 +431,7 @@ impl Run<'_> {
                 load::finish(&mut payload, format);
             }
             self.planned.rows_out += u64::from(rows);
-            self.push(Op::Work(Work {
+            self.outbox.push(Op::Work(Work {
                 form: form.clone(),
                 rows,
                 payload,
@@ -506,33 +439,6 @@ impl Run<'_> {
             }))?;
         }
         Ok(())
-    }
-
-    fn push(&mut self, op: Op) -> Result<(), ApplyError> {
-        if let Op::Work(work) = &op {
-            self.out_bytes += work.payload.len();
-        }
-        self.out.push(op);
-        if self.out_bytes >= MESSAGE_BYTES || self.out.len() >= MESSAGE_OPS {
-            self.send()?;
-        }
-        Ok(())
-    }
-
-    fn send(&mut self) -> Result<(), ApplyError> {
-        if self.out.is_empty() {
-            return Ok(());
-        }
-        self.out_bytes = 0;
-        let ops = std::mem::take(&mut self.out);
-        self.hand_over(Message::Ops(ops))
-    }
-
-    fn hand_over(&mut self, message: Message) -> Result<(), ApplyError> {
-        let waiting = Instant::now();
-        let sent = self.sender.blocking_send(message);
-        self.waited += waiting.elapsed();
-        sent.map_err(|_| ApplyError::Stopped)
     }
 }
 

@@ -14,7 +14,7 @@ use skytide_sql::conn::{self, ConnectString};
 use skytide_sql::{Oid, TableName};
 use tokio_postgres::{Client, Statement};
 
-use super::plan::{Op, Way, Work};
+use super::outbox::{Op, Way, Work};
 use super::shape::Shape;
 use super::statement::{Action, finish_array};
 use super::{ApplyError, ApplySettings, queries};
