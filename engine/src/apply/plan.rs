@@ -12,7 +12,7 @@ use super::net::{Format, Net, Refused, Taken};
 use super::outbox::{Message, Op, Outbox, Way, Work};
 use super::patch::Patch;
 use super::shape::Shape;
-use super::statement::{ARRAY_HEADER, Action, BadValue, CopyFormat, Form};
+use super::statement::{ARRAY_HEADER, Action, BadValue, Form};
 use super::{ApplyError, ChangeSource, Targets};
 use crate::change::{ColumnValue, Relation, RelationId, RowChange, Values};
 
