@@ -1,6 +1,7 @@
 //! Streaming replication into stores, up to the last record.
 
 use std::fs;
+use std::path::PathBuf;
 
 use skytide_fixtures::server::{Options, Server};
 use skytide_fixtures::wait;
@@ -336,6 +337,46 @@ mod crash {
         })
         .await
         .unwrap();
+        receiver.ends_politely().await;
+    }
+    /// A partial whose segment is there as a whole has done its service, sound or not.
+    #[tokio::test]
+    async fn a_damaged_partial_gives_way_to_its_whole_segment() {
+        let stage = stage().await;
+        let mut receiver = stage.copier("receive", &[("SKYTIDE_STOP_AT", "tail::sealed=1")]);
+        in_step(&stage.server, &stage.store()).await;
+        stage.segment(10).await;
+        receiver.stands_still().await;
+        receiver.kill();
+
+        let partials = stage.store().join("partial/00000001");
+        let whole = |partial: &PathBuf| {
+            let segment = partial.file_name().unwrap().to_str().unwrap();
+            stage.stored(segment)
+        };
+        let left: Vec<PathBuf> = fs::read_dir(&partials)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|partial| whole(partial).exists())
+            .collect();
+        let [left] = &left[..] else {
+            panic!("one partial beside its whole segment, not {left:?}");
+        };
+        let mut bytes = fs::read(left).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(left, &bytes).unwrap();
+
+        let receiver = stage.copier("receive", &[]);
+        logged(&stage, "is damaged").await;
+        wait::until("the partial to go", PATIENCE, async || {
+            Ok((!left.exists()).then_some(()))
+        })
+        .await
+        .unwrap();
+        stage.run("insert into t (v) values ('after')").await;
+        in_step(&stage.server, &stage.store()).await;
+        assert!(same(&wal_in(&stage.store(), 1).await, 1, &stage.server) >= 2);
         receiver.ends_politely().await;
     }
 }
