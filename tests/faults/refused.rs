@@ -204,3 +204,40 @@ async fn tables_that_cannot_be_added_do_not_keep_others_out() {
         .leaf(&["add-table", "z"])
         .with(1, &["public.z is partitioned"]);
 }
+
+/// Prevents: a leaf under the name of another node takes over its place, its consumer and its slot.
+#[tokio::test]
+async fn a_leaf_does_not_take_the_name_of_another_node() {
+    let stage = Stage::nodes(usual()).await;
+    stage.server.create_database("other").await.unwrap();
+    let (other, root) = (stage.server.dsn("other"), stage.server.dsn("root"));
+    skytide(&["install", &other]).well();
+    let conf = stage.dir.path().join("other.ini");
+    let conf = conf.to_str().unwrap();
+    let create = |job: &str, name: &str| {
+        let text = format!("[londiste]\ndb = {other}\nqueue_name = q\njob_name = {job}\n");
+        std::fs::write(conf, text).unwrap();
+        skytide(&["londiste", conf, "create-leaf", name, &other, "--provider", &root])
+    };
+    let before =
+        "select string_agg(node_name || ' ' || node_location, ' ' order by 1) from pgq_node.node_location";
+    let known = stage.text("root", before).await;
+    create("other_worker", "root").with(1, &["node root is the provider itself"]);
+    create("other_worker", "leaf").with(
+        1,
+        &[
+            "queue q has a node leaf already, at ",
+            "unregister_location('q', 'leaf')",
+        ],
+    );
+    create("leaf_worker", "leaf2").with(1, &["worker leaf_worker of queue q is node leaf's", "job_name"]);
+    assert_eq!(stage.text("root", before).await, known);
+    // Of a node that is gone for good the name is free.
+    for call in [
+        "unregister_subscriber('q', 'leaf')",
+        "unregister_location('q', 'leaf')",
+    ] {
+        stage.run("root", &format!("select * from pgq_node.{call}")).await;
+    }
+    create("other_worker", "leaf").well();
+}

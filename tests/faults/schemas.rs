@@ -197,6 +197,26 @@ async fn status_says_why_a_copy_failed() {
     stage.leaf(&["wait-sync", "--timeout", "30"]).well();
     let said = stage.leaf(&["status"]).well();
     assert!(!said.out.contains("ERR: "), "{said:?}");
+    // Nor one that fails before its first step.
+    for name in ["root", "leaf"] {
+        stage.run(name, "create table gone (id int primary key)").await;
+    }
+    stage.root(&["add-table", "gone"]).well();
+    stage.leaf(&["add-table", "gone"]).well();
+    stage.leaf(&["wait-sync", "--timeout", "30"]).well();
+    stage.run("leaf", "drop table gone").await;
+    stage.leaf(&["resync", "gone"]).well();
+    wait::until("the error in status", PATIENCE, async || {
+        let said = stage.leaf(&["status"]);
+        Ok(said.out.contains("ERR: ").then_some(said))
+    })
+    .await
+    .unwrap()
+    .with(0, &["public.gone", "does not exist on the subscriber"]);
+    stage.run("leaf", "create table gone (id int primary key)").await;
+    stage.leaf(&["wait-sync", "--timeout", "30"]).well();
+    let said = stage.leaf(&["status"]).well();
+    assert!(!said.out.contains("ERR: "), "{said:?}");
     worker.stop().await;
 }
 

@@ -1,6 +1,9 @@
 //! The slot and the publication: none free, gone, moved, lost, or another server's.
 
-use skytide_fixtures::server::{Options, Server};
+use std::path::Path;
+use std::process::Command;
+
+use skytide_fixtures::server::{Options, Server, StopMode};
 use skytide_fixtures::wait;
 
 use super::stage::{PATIENCE, Stage, skytide};
@@ -144,6 +147,125 @@ async fn a_table_that_is_not_published_any_more_stops_the_worker() {
     stage.leaf(&["resync", "a"]).well();
     let _worker = stage.worker();
     stage.leaf_gets(COUNT, 1).await;
+}
+
+/// Prevents: a publication that leaves something out, by hand of somebody, and nobody says so.
+#[tokio::test]
+async fn a_publication_that_leaves_something_out_stops_the_worker() {
+    let (stage, worker) = Stage::replicating(usual()).await;
+    worker.stop().await;
+    let mut narrowings = vec![(
+        "set (publish = 'insert')",
+        "set (publish = 'insert, update, delete, truncate')",
+    )];
+    if stage.server.version().major >= 15 {
+        narrowings.push((
+            "set table a where (id > 1)",
+            "drop table a; alter publication \"skytide_q\" add table a",
+        ));
+        narrowings.push((
+            "set table a (id)",
+            "drop table a; alter publication \"skytide_q\" add table a",
+        ));
+    }
+    for (narrowing, fix) in narrowings {
+        stage
+            .run("root", &format!("alter publication skytide_q {narrowing}"))
+            .await;
+        stage
+            .worker_stops(&["publication skytide_q ", "changes do not come", fix])
+            .await;
+        stage
+            .doctor("leaf")
+            .with(3, &["skytide_q", "changes do not come", fix]);
+        stage
+            .run("root", &format!("alter publication skytide_q {fix}"))
+            .await;
+    }
+    stage.leaf(&["resync", "--all"]).well();
+    let _worker = stage.worker();
+    stage.run("root", "insert into a values (1, 'x')").await;
+    stage.leaf_gets(COUNT, 1).await;
+}
+
+/// Prevents: a worker that tries for ever, since the slot reads WAL as the catalogs were when it was written.
+#[tokio::test]
+async fn a_dropped_publication_is_named_with_the_way_out() {
+    let (stage, worker) = Stage::replicating(usual()).await;
+    worker.stop().await;
+    stage.run("root", "drop publication skytide_q").await;
+    stage.run("root", "insert into a values (1, 'x')").await;
+    // From 18 on the server passes over it, and the table is missed in the publication that was made anew.
+    let words = match stage.server.version().major {
+        18.. => ["table public.a is not in", "add-table public.a"],
+        _ => [
+            "slot skytide_q_leaf cannot be read",
+            "pg_drop_replication_slot('skytide_q_leaf')",
+        ],
+    };
+    stage.worker_stops(&words).await;
+
+    // The fix it names works.
+    stage
+        .run("root", "select pg_drop_replication_slot('skytide_q_leaf')")
+        .await;
+    stage.root(&["add-table", "a"]).with(0, &["is again"]);
+    stage.leaf(&["resync", "--all"]).well();
+    let _worker = stage.worker();
+    stage.leaf_gets(COUNT, 1).await;
+}
+
+/// Prevents: the server passes over all that it writes up to where its WAL had been before it was restored.
+#[tokio::test]
+async fn a_provider_that_was_restored_from_an_older_state_is_noticed() {
+    for catches_up in [false, true] {
+        let stage = Stage::nodes(usual()).await;
+        let worker = stage.sync_a();
+        worker.stop().await;
+        let data = stage.server.data_dir().to_owned();
+        let kept = stage.server.home().join("kept");
+        stage.server.stop(StopMode::Fast).await.unwrap();
+        copy(&data, &kept);
+        stage.server.start_again().await.unwrap();
+        let worker = stage.worker();
+        stage
+            .run(
+                "root",
+                "insert into a select g, 'lost' from generate_series(1, 100) g",
+            )
+            .await;
+        stage.leaf_gets(COUNT, 100).await;
+        worker.stop().await;
+        stage.server.stop(StopMode::Fast).await.unwrap();
+        std::fs::remove_dir_all(&data).unwrap();
+        std::fs::rename(&kept, &data).unwrap();
+        stage.server.start_again().await.unwrap();
+        if catches_up {
+            // WAL goes on, and ticks, until both are beyond what was read.
+            for _ in 0..8 {
+                stage.run("root", "select pg_switch_wal()").await;
+                stage.run("root", "create table w (); drop table w").await;
+                for _ in 0..20 {
+                    stage.run("root", "select pgq.tick_now('q')").await;
+                }
+            }
+        }
+        stage
+            .worker_stops(&["the provider was restored from a state before", "resync --all"])
+            .await;
+        assert_eq!(stage.count("leaf", COUNT).await, 0);
+
+        // The fix it names works.
+        stage.leaf(&["resync", "--all"]).well();
+        let _worker = stage.worker();
+        stage.run("root", "insert into a values (1, 'x')").await;
+        stage.leaf_gets(COUNT, 1).await;
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let done = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(done.success());
 }
 
 #[tokio::test]

@@ -2,7 +2,9 @@
 
 use std::process::{Command, Stdio};
 
-use super::stage::{Stage, one};
+use skytide_fixtures::wait;
+
+use super::stage::{PATIENCE, Stage, one};
 use crate::packaged;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,4 +154,86 @@ async fn the_original_modules_are_filled_and_what_they_lack_is_told() {
             "{arguments:?}: {complaint}"
         );
     }
+}
+
+/// Prevents: SQL's quotes become a part of the name.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_tables_are_taken_as_they_are() {
+    let stage = Stage::new().await;
+    let dsn = stage.target_dsn();
+    let words = ["consume", "q", "c", "--until-idle", "--create", "--into", &dsn];
+    let complaint = stage.refused(2, &[&words[..], &["public.\"Mail\""]].concat());
+    assert!(complaint.contains("without quotes"), "{complaint}");
+    stage.fill(1).await;
+    stage.ok(&[&words[..], &["public.Mail"]].concat());
+    assert_eq!(
+        one::<i64>(&stage.target, "select count(*) from public.\"Mail\"").await,
+        1
+    );
+}
+
+/// Prevents: after a restore into a cluster that is behind, a tick on request makes a batch without its events.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_from_a_cluster_with_later_transaction_ids_is_not_ticked() {
+    let stage = Stage::new().await;
+    stage
+        .source
+        .batch_execute("update pgq.tick set tick_snapshot = '999999999:999999999:'")
+        .await
+        .unwrap();
+    for call in [
+        "pgq.tick_now('q')",
+        "pgq.tick_now_if_free('q')",
+        "pgq.ticker('q')",
+    ] {
+        let error = stage
+            .source
+            .batch_execute(&format!("select {call}"))
+            .await
+            .unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert!(error.message().starts_with("Invalid PgQ state"), "{error}");
+        assert!(error.hint().unwrap().contains("pg_resetwal"), "{call}");
+    }
+}
+
+/// Prevents: events are told to be missing that were committed when the connection broke.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_which_nobody_knows_are_not_told_to_be_missing() {
+    let stage = Stage::new().await;
+    // No such standby: whoever commits waits, and has committed.
+    stage
+        .source
+        .batch_execute("alter database source set synchronous_commit = on")
+        .await
+        .unwrap();
+    for sql in [
+        "alter system set synchronous_standby_names = 'nobody'",
+        "select pg_reload_conf()",
+    ] {
+        stage.source.batch_execute(sql).await.unwrap();
+    }
+    let producing = std::thread::scope(|scope| {
+        let producing = scope.spawn(|| stage.produce(&["--type", "t"], b"a\nb\nc\n"));
+        let kill = async {
+            let sql = "select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'";
+            wait::until("a producer that waits", PATIENCE, async || {
+                Ok((!stage.target.query(sql, &[]).await?.is_empty()).then_some(()))
+            })
+            .await
+            .unwrap();
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(kill));
+        producing.join().unwrap()
+    });
+    let complaint = String::from_utf8(producing.stderr).unwrap();
+    assert_eq!(producing.status.code(), Some(1));
+    assert!(
+        complaint.contains("0 events are in the queue, the next 3 may be"),
+        "{complaint}"
+    );
+    assert_eq!(
+        one::<i64>(&stage.source, "select count(*) from pgq.event_1").await,
+        3
+    );
 }

@@ -223,3 +223,62 @@ async fn live_workers_get_different_batches() {
     }
     assert_eq!(one::<i64>(&stage.target, "select count(*) from t").await, 100);
 }
+
+/// Prevents: batches of a queue that was made anew (or restored, or is another database's) count as done, since batches
+/// of the same ids were.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_whose_ids_come_again_are_told_from_those_that_were_done() {
+    let stage = Stage::new().await;
+    let dsn = stage.target_dsn();
+    let mut worker = vec!["consume", "q", "c", "--register", "--until-idle", "--create"];
+    worker.extend([
+        "--subconsumer",
+        "w1",
+        "--dead-interval",
+        "1min",
+        "--into",
+        &dsn,
+        "t",
+    ]);
+    for round in 1..=2 {
+        for _ in 0..3 {
+            stage.fill(5).await;
+        }
+        stage.ok(&worker);
+        assert_once_and_in_order(&stage.target, 15 * round).await;
+        stage
+            .source
+            .batch_execute(
+                "select pgq.drop_queue('q', true);
+                 alter sequence pgq.batch_id_seq restart; alter sequence pgq.queue_queue_id_seq restart;
+                 select pgq.create_queue('q'); select pgq.tick_now('q'); select pgq.register_consumer('q', 'c')",
+            )
+            .await
+            .unwrap();
+    }
+    let load = ["load", "q", "c", "--subconsumer", "w1", "--to", &dsn];
+    assert!(stage.refused(2, &load).contains("in their order"));
+}
+
+/// Prevents: a consumer that is there is registered once more, forgets what it has done, and does it again.
+#[cfg(feature = "failpoints")]
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_registered_again_has_done_what_it_has_done() {
+    let stage = Stage::new().await;
+    let dsn = stage.target_dsn();
+    let mut consume = vec!["consume", "q", "c", "--until-idle", "--create"];
+    consume.extend(["--into", &dsn, "t"]);
+    stage.fill(5).await;
+    stage
+        .start_to("queue::after_target_commit", &consume)
+        .await
+        .kill();
+    stage.ok(&["register", "q", "c", "--target", &dsn]);
+    stage.ok(&consume);
+    assert_once_and_in_order(&stage.target, 5).await;
+    // Nor is a batch taken for read of which nothing fits.
+    stage.fill(3).await;
+    consume.extend(["--chunk-bytes", "0"]);
+    stage.ok(&consume);
+    assert_once_and_in_order(&stage.target, 8).await;
+}

@@ -130,6 +130,59 @@ pub async fn check_server(client: &Client) -> Result<(), CaptureError> {
     Ok(())
 }
 
+/// What a publication of tables keeps back of their changes, and what mends that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Narrowing {
+    pub what: String,
+    pub fix: String,
+}
+
+/// Looks for operations, rows or columns that somebody has taken out of a publication of tables by hand. A publication
+/// that is not there has none. (Row filters and column lists came with PostgreSQL 15.)
+pub async fn narrowing(
+    client: &Client,
+    publication: &str,
+) -> Result<Option<Narrowing>, tokio_postgres::Error> {
+    let row = client
+        .query_opt(
+            "select not (p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate), p.pubviaroot, \
+                    (select r.prrelid::regclass::text \
+                       from pg_catalog.pg_publication_rel r \
+                      where r.prpubid = p.oid \
+                        and coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') is not null \
+                      order by 1 limit 1) \
+               from pg_catalog.pg_publication p where p.pubname = $1",
+            &[&publication],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let (operations, by_root, table): (bool, bool, Option<String>) = (row.get(0), row.get(1), row.get(2));
+    let quoted = quote_ident(publication);
+    let (what, option) = match (operations, by_root, table) {
+        (true, ..) => (
+            format!("publication {publication} does not publish all operations"),
+            format!("alter publication {quoted} set (publish = '{TABLE_OPERATIONS}')"),
+        ),
+        (_, true, _) => (
+            format!("publication {publication} names partitioned tables instead of their partitions"),
+            format!("alter publication {quoted} set (publish_via_partition_root = false)"),
+        ),
+        (_, _, Some(table)) => (
+            format!("publication {publication} leaves out rows or columns of table {table}"),
+            format!(
+                "alter publication {quoted} drop table {table}; alter publication {quoted} add table {table}"
+            ),
+        ),
+        (false, false, None) => return Ok(None),
+    };
+    Ok(Some(Narrowing {
+        what: format!("{what}: changes do not come"),
+        fix: format!(
+            "on the provider: {option}; then copy what may be affected again: resync TABLE, or resync --all"
+        ),
+    }))
+}
+
 const TABLE_OPERATIONS: &str = "insert, update, delete, truncate";
 const TICK_OPERATIONS: &str = "insert";
 

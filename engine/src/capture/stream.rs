@@ -75,6 +75,11 @@ pub enum CaptureError {
         confirmed: Lsn,
         spool_end: Lsn,
     },
+    #[error(
+        "the provider's WAL ends at {flushed}, and was read up to {spool_end} already: the server was restored from an \
+         older state, or is another copy of it"
+    )]
+    Rewound { flushed: Lsn, spool_end: Lsn },
     #[error("the provider has been silent for {0:?}")]
     Silent(Duration),
     #[error("the provider ended the stream")]
@@ -92,9 +97,10 @@ pub enum CaptureError {
 impl CaptureError {
     pub fn fault(&self) -> Fault {
         match self {
-            CaptureError::Provider { .. } | CaptureError::Slot { .. } | CaptureError::Gap { .. } => {
-                Fault::Operator
-            }
+            CaptureError::Provider { .. }
+            | CaptureError::Slot { .. }
+            | CaptureError::Gap { .. }
+            | CaptureError::Rewound { .. } => Fault::Operator,
             CaptureError::Silent(_) | CaptureError::Ended => Fault::Retry,
             CaptureError::Assemble(AssembleError::Spool(e)) | CaptureError::Spool(e) => e.fault(),
             CaptureError::Assemble(_) => Fault::Bug,
@@ -110,10 +116,40 @@ impl CaptureError {
         }
     }
 
+    /// A slot reads WAL as the catalogs were when it was written: a publication that is made anew does not help.
+    fn or_unpublished(self, slot: &SlotName) -> CaptureError {
+        let CaptureError::Walsender(error) = &self else {
+            return self;
+        };
+        match error.server_error() {
+            // undefined_object
+            Some(error) if error.code == "42704" && error.message.starts_with("publication ") => {
+                CaptureError::Slot {
+                    slot: slot.clone(),
+                    what: format!(
+                        "cannot be read: {}, or was not when this was written",
+                        error.message
+                    ),
+                    fix: format!(
+                        "somebody dropped it. On the provider: select pg_drop_replication_slot({}); with the root's \
+                     configuration: add-table each table of the set again, by its name; then with this one: resync --all",
+                        quote_literal(slot.as_str())
+                    ),
+                }
+            }
+            _ => self,
+        }
+    }
+
     /// What the user does next, where we know it.
     pub fn hint(&self) -> Option<String> {
         match self {
             CaptureError::Provider { fix, .. } | CaptureError::Slot { fix, .. } => Some(fix.clone()),
+            CaptureError::Rewound { .. } => Some(
+                "what the tables here have of the time that is lost there is in no later change; copy them again: \
+                 skytide londiste CONF resync --all"
+                    .into(),
+            ),
             CaptureError::Gap { .. } => Some(
                 "the spool is older than the slot; copy the tables again: skytide londiste CONF resync --all"
                     .into(),
@@ -218,6 +254,7 @@ async fn run(
     loop {
         let started = Instant::now();
         let ended = Box::pin(session(&settings, asked, &mut writer, &signals, &cancel)).await;
+        let ended = ended.map_err(|error| error.or_unpublished(&settings.slot));
         signals.connected.store(false, Ordering::Relaxed);
         let error = match ended {
             Ok(()) => return Ok(()),
@@ -299,6 +336,13 @@ async fn session(
     let mut client = Client::connect(&settings.provider, Mode::Logical, &settings.application_name).await?;
     let system = client.identify_system().await?;
     writer.check_server(system.system_id, system.timeline.as_u32())?;
+    // The server takes a position beyond its WAL, and passes over all that it writes up to there.
+    if system.flush_lsn < writer.end_lsn() {
+        return Err(CaptureError::Rewound {
+            flushed: system.flush_lsn,
+            spool_end: writer.end_lsn(),
+        });
+    }
     let (start, confirmed) = start_position(&mut client, settings, writer.end_lsn()).await?;
     let version = client.server_version_num();
     let publications = settings.publications.option();

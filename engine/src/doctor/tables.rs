@@ -6,6 +6,7 @@ use skytide_sql::TableName;
 use skytide_sql::ident::{quote_ident, quote_literal};
 
 use super::{Findings, Pair, Role, Side, Unasked};
+use crate::capture::slot::{self, Narrowing};
 use crate::cli::shell;
 use crate::table::registry::provider_tables;
 
@@ -188,6 +189,11 @@ pub async fn compare(pair: &Pair, out: &mut Findings) -> Result<(), Unasked> {
         .await
         .unwrap_or_default();
     let before = out.list.len();
+    if let Some(Narrowing { what, fix }) =
+        slot::narrowing(&pair.provider.session, &pair.publications.tables).await?
+    {
+        out.fail(pair.publications.tables.clone(), what, fix);
+    }
     for row in &rows {
         let name = TableName::parse(row.get(0))?;
         let dest = TableName::parse(row.get(1))?;

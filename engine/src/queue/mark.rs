@@ -1,9 +1,11 @@
 //! The mark a consumer leaves in the target database, in the transaction of its work.
 //!
 //! A consumer that has all batches to itself marks ticks: the next batch must begin where the last one ended,
-//! so a position that was lost is noticed. Batches of a group come in no order, so each is marked by its id, in
+//! so a position that was lost is noticed. Batches of a group come in no order, so each is marked by itself, in
 //! one of a ring of slots. Both wait for another session that works on the same batch, and see then that it
 //! was done.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use skytide_sql::api::ApiError;
 use skytide_sql::api::pgq::Batch;
@@ -54,7 +56,7 @@ impl Mark {
         match self.kind {
             Kind::Batches => {
                 let slot = slot(&self.queue, batch.id);
-                let new = pgq_ext::set_batch_done(target, &self.consumer, &slot, batch.id)
+                let new = pgq_ext::set_batch_done(target, &self.consumer, &slot, fingerprint(batch))
                     .await
                     .map_err(QueueError::Mark)?;
                 Ok(if new { Standing::ToDo } else { Standing::Done })
@@ -97,6 +99,30 @@ fn judge(done: Option<TickId>, prev: TickId, tick: TickId) -> Result<Standing, T
 
 fn slot(queue: &QueueName, batch: BatchId) -> String {
     format!("{queue} #{}", batch.get().rem_euclid(SLOTS))
+}
+
+/// What a batch is marked as done by (FNV-1a, 63 bits). Not its id: that of a queue that was made anew or restored, or
+/// of the same queue's in another database, may have been done before and is another batch.
+fn fingerprint(batch: &Batch) -> BatchId {
+    let micros = |time: SystemTime| match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_micros() as i64,
+        Err(before) => -(before.duration().as_micros() as i64),
+    };
+    let parts = [
+        batch.id.get(),
+        batch.prev_tick.get(),
+        batch.tick.get(),
+        micros(batch.start),
+        micros(batch.end),
+    ];
+    let hash = parts
+        .iter()
+        .flat_map(|part| part.to_be_bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    // Ids that are not positive are not stored.
+    BatchId::new(((hash >> 1) as i64).max(1))
 }
 
 async fn lock(
@@ -145,6 +171,52 @@ mod tests {
         assert_eq!(judge(Some(tick(5)), tick(3), tick(5)), Ok(Standing::Done));
         for other in [2, 4, 6] {
             assert_eq!(judge(Some(tick(other)), tick(3), tick(5)), Err(tick(other)));
+        }
+    }
+
+    #[test]
+    fn a_batch_is_told_from_any_other_of_its_id() {
+        let time = |seconds| UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        let batch = Batch {
+            id: BatchId::new(7),
+            prev_tick: TickId::new(3),
+            tick: TickId::new(4),
+            start: time(10),
+            end: time(20),
+            lag: std::time::Duration::ZERO,
+            consumer_name: "c".into(),
+        };
+        // It stands in databases.
+        assert_eq!(fingerprint(&batch), BatchId::new(4_080_217_022_982_636_248));
+        let again = Batch {
+            lag: std::time::Duration::from_secs(9),
+            consumer_name: "c.other".into(),
+            ..batch.clone()
+        };
+        assert_eq!(fingerprint(&again), fingerprint(&batch));
+        for other in [
+            Batch {
+                id: BatchId::new(8),
+                ..batch.clone()
+            },
+            Batch {
+                prev_tick: TickId::new(2),
+                ..batch.clone()
+            },
+            Batch {
+                tick: TickId::new(5),
+                ..batch.clone()
+            },
+            Batch {
+                start: time(11),
+                ..batch.clone()
+            },
+            Batch {
+                end: time(21),
+                ..batch.clone()
+            },
+        ] {
+            assert_ne!(fingerprint(&other), fingerprint(&batch));
         }
     }
 

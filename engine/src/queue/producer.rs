@@ -40,6 +40,8 @@ pub struct Producer {
     waiting: Vec<NewEvent>,
     waiting_bytes: usize,
     produced: Produced,
+    /// Events whose transaction may or may not be committed.
+    in_doubt: u64,
 }
 
 impl Producer {
@@ -64,6 +66,7 @@ impl Producer {
             waiting: Vec::new(),
             waiting_bytes: 0,
             produced: Produced::default(),
+            in_doubt: 0,
         })
     }
 
@@ -72,10 +75,16 @@ impl Producer {
         self.produced
     }
 
+    /// How many events may be in the queue or not: the connection broke while they were committed.
+    pub fn in_doubt(&self) -> u64 {
+        self.in_doubt
+    }
+
     /// Takes an event; inserts the gathered ones when they are enough.
     ///
     /// # Errors
-    /// Nothing of the transaction that failed is in the queue, this event included.
+    /// Nothing of the transaction that failed is in the queue, this event included; unless the connection broke, which
+    /// [`Producer::in_doubt`] tells.
     pub async fn push(&mut self, event: NewEvent) -> Result<(), QueueError> {
         self.waiting_bytes += event.bytes();
         self.waiting.push(event);
@@ -93,10 +102,17 @@ impl Producer {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        match self.at_once {
-            true => pgq::insert_events(&*self.session, &self.queue, &self.waiting).await?,
-            false => pgq::insert_events_one_by_one(&*self.session, &self.queue, &self.waiting).await?,
+        let inserted = match self.at_once {
+            true => pgq::insert_events(&*self.session, &self.queue, &self.waiting).await,
+            false => pgq::insert_events_one_by_one(&*self.session, &self.queue, &self.waiting).await,
         };
+        if let Err(error) = inserted {
+            // What the server says itself it has rolled back.
+            if !error.is_from_server() {
+                self.in_doubt = self.waiting.len() as u64;
+            }
+            return Err(error.into());
+        }
         self.produced.events += self.waiting.len() as u64;
         self.produced.transactions += 1;
         self.waiting.clear();

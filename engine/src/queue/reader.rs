@@ -75,14 +75,14 @@ impl Events {
         Ok(event)
     }
 
-    /// The next events, as many as the settings' limits let be in memory. `None` at the batch's end.
+    /// The next events, as many as the settings' limits let be in memory, one at least. `None` at the batch's end.
     ///
     /// # Errors
     /// As [`Events::next_event`].
     pub async fn next_chunk(&mut self) -> Result<Option<Vec<Event>>, QueueError> {
         let mut chunk = Vec::new();
         let mut bytes = 0;
-        while chunk.len() < self.limits.rows.max(1) && bytes < self.limits.bytes {
+        while chunk.is_empty() || chunk.len() < self.limits.rows && bytes < self.limits.bytes {
             let Some(event) = self.next_event().await? else {
                 break;
             };

@@ -125,6 +125,7 @@ impl<H: TargetHandler> Work for ExactlyOnce<'_, H> {
         let begin = QueueError::sql("begin in the target database");
         let target = session.transaction().await.map_err(begin)?;
         if self.mark.take(&target, batch).await? == Standing::Done {
+            tracing::info!(batch = %batch.id, "the target database has this batch already");
             return Ok(Worked {
                 events: 0,
                 verdicts: Verdicts::default(),

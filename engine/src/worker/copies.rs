@@ -8,7 +8,7 @@ use skytide_sql::api::pgq_node;
 use skytide_sql::backoff::Backoff;
 use skytide_sql::conn::connect_to_write;
 use skytide_sql::fault::Fault;
-use skytide_sql::{TableName, TickId};
+use skytide_sql::{NodeName, TableName, TickId};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -189,11 +189,12 @@ impl Copies {
             .map_err(BatchError::from)?;
         info!(table = %table.table, state = %table.state, "copy starts");
         let (name, cancel) = (table.table.clone(), self.cancel.clone());
+        let (provider, from) = (context.node.provider.clone(), follower.tick());
         let settings = settings.clone();
         let abort = self.tasks.spawn(async move {
             let done = Box::pin(job.run(follower, cancel)).await;
             if let Err(e) = &done {
-                store_failure(&settings, &name, e).await;
+                store_failure(&settings, (&provider, from), &name, e).await;
             }
             (name, done)
         });
@@ -266,8 +267,16 @@ impl Copies {
     }
 }
 
+/// What `pgq_node` answers of a consumer that is not registered.
+const NO_CONSUMER: i32 = 101;
+
 /// Leaves the reason with the copy's consumer, where `status` shows it until the table is in sync.
-async fn store_failure(settings: &WorkerSettings, table: &TableName, error: &CopyError) {
+async fn store_failure(
+    settings: &WorkerSettings,
+    (provider, tick): (&NodeName, TickId),
+    table: &TableName,
+    error: &CopyError,
+) {
     if matches!(error, CopyError::Cancelled | CopyError::NeedsText { .. }) {
         return;
     }
@@ -276,7 +285,13 @@ async fn store_failure(settings: &WorkerSettings, table: &TableName, error: &Cop
     };
     let store = async {
         let client = connect_to_write(&settings.db, &settings.job_name).await?;
-        pgq_node::set_consumer_error(&*client, &settings.queue, &consumer, &chain(error)).await?;
+        let error = chain(error);
+        let noted = pgq_node::set_consumer_error(&*client, &settings.queue, &consumer, &error).await?;
+        // It failed before its first step.
+        if noted.code == NO_CONSUMER {
+            pgq_node::register_consumer(&*client, &settings.queue, &consumer, provider, tick).await?;
+            pgq_node::set_consumer_error(&*client, &settings.queue, &consumer, &error).await?;
+        }
         Ok::<_, WorkerError>(())
     };
     let _ = tokio::time::timeout(Duration::from_secs(5), store).await;

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::lists::lost_table;
 use super::start::Node;
 use super::{Shared, WorkerError, WorkerSettings};
-use crate::capture::slot;
+use crate::capture::slot::{self, Narrowing};
 use crate::causes::chain;
 use crate::table::registry::provider_tables;
 
@@ -145,6 +145,9 @@ async fn check_published(client: &Session, shared: &Shared, publication: &str) -
     let followed = shared.followed.borrow().clone();
     if followed.is_empty() {
         return Ok(());
+    }
+    if let Some(Narrowing { what, fix }) = slot::narrowing(client, publication).await? {
+        return Err(WorkerError::Setup { what, fix });
     }
     let queue = &shared.settings.queue;
     let mut tables = provider_tables(client, queue).await?;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use skytide_sql::api::pgq_node;
 use skytide_sql::conn::{ConnectString, Session, connect_to_write};
 use skytide_sql::names::BadName;
-use skytide_sql::{ConsumerName, NodeName, QueueName, SlotName, Xid};
+use skytide_sql::{ConsumerName, Lsn, NodeName, QueueName, SlotName, Xid};
 use skytide_wal::walsender::{Client, LogicalSlot, Mode};
 use tracing::{info, warn};
 
 use super::{WorkerError, WorkerSettings};
+use crate::batch::Follower;
 use crate::capture::CaptureSettings;
 use crate::capture::slot::{self, Publications, identifier_part};
 use crate::spool::{self, Identity, Spool, Writer};
@@ -179,7 +180,16 @@ async fn open_spool(
     let behind = found
         .as_ref()
         .is_some_and(|s| s.confirmed_flush_lsn > writer.end_lsn());
+    let rewound = !spool_is_empty && is_rewound(provider, capture.queue_id, system.flush_lsn, &spool).await?;
     match &found {
+        Some(_) if rewound && copied => {
+            return Err(setup(
+                "the provider was restored from a state before the last tick that was read of it, or is another copy \
+                 of that server"
+                    .to_owned(),
+                resync,
+            ));
+        }
         Some(_) if spool_is_empty && copied && !settings.confirm_applied => {
             return Err(setup(
                 format!(
@@ -192,7 +202,7 @@ async fn open_spool(
                 ),
             ));
         }
-        Some(_) if !spool_is_empty && behind && !copied => {
+        Some(_) if !spool_is_empty && (behind || rewound) && !copied => {
             drop((writer, spool));
             spool::remove(&settings.spool.dir)?;
             (writer, spool) = Writer::open(settings.spool.clone(), identity)?;
@@ -219,4 +229,33 @@ async fn open_spool(
         Some(_) => {}
     }
     Ok((writer, spool))
+}
+
+/// A server whose files were put back has the identity it had, but what it writes from there on is not what it wrote
+/// before: seen by the end of its WAL, or by the last tick, until that is so old that it was removed.
+async fn is_rewound(
+    provider: &Session,
+    queue_id: i32,
+    flushed: Lsn,
+    spool: &Arc<Spool>,
+) -> Result<bool, WorkerError> {
+    if flushed < spool.durable_lsn() {
+        return Ok(true);
+    }
+    let Some(last) = spool.last_tick() else {
+        return Ok(false);
+    };
+    let row = provider
+        .query_one(
+            "select (select t.tick_snapshot::text from pgq.tick t where t.tick_queue = $1 and t.tick_id = $2), \
+                    coalesce((select max(t.tick_id) from pgq.tick t where t.tick_queue = $1), 0)",
+            &[&queue_id, &last.get()],
+        )
+        .await?;
+    let (snapshot, newest): (Option<&str>, i64) = (row.get(0), row.get(1));
+    let Some(snapshot) = snapshot else {
+        return Ok(newest < last.get());
+    };
+    let read = Follower::at_tick(spool, last)?;
+    Ok(read.is_some_and(|read| read.snapshot().to_string() != snapshot))
 }

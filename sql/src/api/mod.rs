@@ -69,6 +69,14 @@ impl ApiError {
         }
     }
 
+    /// Whether the server said so; else the connection broke, and what became of the call is not known.
+    pub fn is_from_server(&self) -> bool {
+        match self {
+            ApiError::Refused { .. } => true,
+            ApiError::Call { source, .. } | ApiError::Answer(source) => source.as_db_error().is_some(),
+        }
+    }
+
     pub fn fault(&self) -> Fault {
         match self {
             ApiError::Refused { .. } => Fault::Operator,

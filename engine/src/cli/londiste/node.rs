@@ -4,7 +4,8 @@ use clap::Args;
 use skytide_sql::api::pgq_node::{Liveness, NewNode, NodeType};
 use skytide_sql::api::{londiste, pgq, pgq_node};
 use skytide_sql::conn::{ConnectString, Session, connect_to_write};
-use skytide_sql::{ConsumerName, TickId};
+use skytide_sql::ident::quote_literal;
+use skytide_sql::{ConsumerName, NodeName, QueueName, TickId};
 
 use super::super::failure::Failure;
 use super::super::shell;
@@ -102,6 +103,54 @@ pub async fn create_root(node: &Node, args: &CreateRootArgs, context: &Context) 
     Ok(Outcome::Done)
 }
 
+/// Refuses names that are others': their locations and consumers would be taken over.
+async fn check_names(
+    upstream: &Session,
+    provider: &str,
+    queue: &QueueName,
+    (name, location, worker): (&NodeName, &str, &ConsumerName),
+) -> anyhow::Result<()> {
+    if name.as_str() == provider {
+        return Err(Failure::new(format!("node {name} is the provider itself"))
+            .hint("give the leaf a name of its own")
+            .into());
+    }
+    let places = pgq_node::get_queue_locations(&**upstream, queue).await?;
+    if let Some(other) = places.iter().find(|place| place.node_name == name.as_str())
+        && !other.dead
+        && other.node_location != location
+    {
+        let there = ConnectString::parse(&other.node_location).map_or_else(
+            |_| "elsewhere".to_owned(),
+            |place| format!("at {}", place.without_password()),
+        );
+        return Err(
+            Failure::new(format!("queue {queue} has a node {name} already, {there}"))
+                .hint(format!(
+                    "give the leaf another name. If that node is gone for good, on the provider: \
+                     select * from pgq_node.unregister_subscriber({queue}, {name}); \
+                     select * from pgq_node.unregister_location({queue}, {name});",
+                    queue = quote_literal(queue.as_str()),
+                    name = quote_literal(name.as_str()),
+                ))
+                .into(),
+        );
+    }
+    let subscribers = pgq_node::get_subscriber_info(&**upstream, queue).await?;
+    if let Some(other) = subscribers
+        .iter()
+        .find(|other| other.worker_name == worker.as_str() && other.node_name != name.as_str())
+    {
+        return Err(Failure::new(format!(
+            "worker {worker} of queue {queue} is node {}'s already",
+            other.node_name
+        ))
+        .hint("give this one another job_name (or consumer_name)")
+        .into());
+    }
+    Ok(())
+}
+
 pub async fn create_leaf(node: &Node, args: &CreateLeafArgs, context: &Context) -> anyhow::Result<Outcome> {
     check_modules(&node.session, "node", &node.db).await?;
     let (queue, name) = (&node.settings.queue_name, node_name(&args.name)?);
@@ -140,6 +189,7 @@ pub async fn create_leaf(node: &Node, args: &CreateLeafArgs, context: &Context) 
         return Err(Failure::new(format!("node {} is a leaf: nobody can follow it", up.node_name)).into());
     }
     let worker = ConsumerName::new(node.settings.consumer_name.as_str())?;
+    check_names(&upstream, &up.node_name, queue, (&name, &location, &worker)).await?;
 
     // The provider first: a subscriber that never comes is removed by name, a leaf without a provider
     // would be an orphan.

@@ -155,7 +155,11 @@ pub(super) async fn register(
     let Names { queue, consumer } = &args.names;
     require_queue(session, queue).await?;
     check_new_consumer(session, &args.names).await?;
-    forget(args.target.as_deref(), &args.names).await?;
+    // What one that is there has done stands, unless it is moved.
+    let known = pgq::get_consumer_info(&**session, Some(queue), Some(consumer)).await?;
+    if known.is_empty() || args.at.is_some() || args.like.is_some() {
+        forget(args.target.as_deref(), &args.names).await?;
+    }
     if let Some(subconsumer) = &args.subconsumer {
         let made = pgq_coop::register_subconsumer(&**session, queue, consumer, subconsumer).await?;
         let what = format!("subconsumer {subconsumer} of consumer {consumer}");

@@ -4,17 +4,16 @@ use std::ffi::OsString;
 
 use anyhow::Context as _;
 use clap::Args;
-use skytide_sql::TableName;
 use skytide_sql::api::pgq::Batch;
 use skytide_sql::api::pgq_ext;
 use skytide_sql::conn::ConnectString;
 
-use super::super::failure::ClosedPipe;
+use super::super::failure::{ClosedPipe, Failure};
 use super::super::output::{Output, OutputMode};
 use super::super::{Context, Outcome};
 use super::exec::Exec;
 use super::running::ConsumerArgs;
-use super::{connect, connect_string, event_line};
+use super::{connect, connect_string, event_line, table_name};
 use crate::queue::{self, BatchHandler, Events, HandlerError, QueueError, TableWriter, Verdicts};
 
 /// Take events out of a queue: print them, give them to a program, or write them into a table
@@ -62,7 +61,9 @@ pub(super) async fn run(args: ConsumeArgs, db: ConnectString, context: &Context)
     let stop = &context.shutdown;
     if let Some([target, table]) = args.into.as_deref() {
         let target = connect_string(target, "--into")?;
-        let mut writer = TableWriter::new(TableName::parse(table)?);
+        let mut writer = TableWriter::new(
+            table_name(table).map_err(|what| Failure::usage(format!("--into {table}: {what}")))?,
+        );
         if args.create {
             let session = connect(&target).await?;
             // Asked first: where it is missing, no table is to be left behind.

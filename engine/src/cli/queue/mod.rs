@@ -134,8 +134,12 @@ fn stored_consumer(text: &str) -> Result<ConsumerName, skytide_sql::names::BadNa
     ConsumerName::stored(text)
 }
 
-fn table_name(text: &str) -> Result<TableName, skytide_sql::names::BadName> {
-    TableName::parse(text)
+fn table_name(text: &str) -> Result<TableName, String> {
+    // SQL's quotes would become part of the name.
+    if text.split('.').any(|part| part.starts_with('"')) {
+        return Err("names are taken as they are, also in mixed case: write them without quotes".to_owned());
+    }
+    TableName::parse(text).map_err(|error| error.to_string())
 }
 
 fn tick_id(text: &str) -> Result<TickId, std::num::ParseIntError> {

@@ -56,11 +56,21 @@ pub(super) async fn run(args: ProduceArgs, db: &ConnectString, context: &Context
         Ok(()) => producer.produced(),
         Err(error) => {
             let Produced { events, .. } = producer.produced();
-            return Err(error.context(format!("{events} events are in the queue, the rest is not")));
+            let rest = match producer.in_doubt() {
+                0 => "the rest is not".to_owned(),
+                doubtful => format!(
+                    "the next {doubtful} may be: the connection broke while they were committed; the rest is not"
+                ),
+            };
+            return Err(error.context(format!("{events} events are in the queue, {rest}")));
         }
     };
-    if args.tick {
-        producer.want_tick().await?;
+    // The events are in the queue whatever becomes of this.
+    if args.tick
+        && let Err(error) = producer.want_tick().await
+    {
+        let error = crate::causes::chain(&error);
+        tracing::warn!(error, "no tick was asked for; the ticker makes one in its time");
     }
     match context.output.mode() {
         OutputMode::Table => context.output.note(&format!(

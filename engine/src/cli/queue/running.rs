@@ -9,7 +9,7 @@ use skytide_sql::api::pgq::{self, BatchSize};
 use skytide_sql::conn::ConnectString;
 use tracing::{info, warn};
 
-use super::super::failure::ClosedPipe;
+use super::super::failure::{ClosedPipe, Failure};
 use super::super::output::OutputMode;
 use super::super::{Context, Outcome};
 use super::{Names, connect, consumer_name};
@@ -108,6 +108,14 @@ impl ConsumerArgs {
                 (false, None) => Until::Stopped,
             },
             ..Settings::new(source, queue, consumer)
+        }
+    }
+
+    /// For work that depends on the order of batches.
+    pub fn refuse_group(&self, why: &str) -> Result<(), Failure> {
+        match &self.subconsumer {
+            Some(_) => Err(Failure::usage(why).hint("leave out --subconsumer")),
+            None => Ok(()),
         }
     }
 

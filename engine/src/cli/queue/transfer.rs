@@ -165,8 +165,7 @@ pub(super) struct LoadArgs {
 
 fn table_pair(text: &str) -> Result<(TableName, TableName), String> {
     let (from, to) = text.split_once('=').ok_or("expected TABLE=TABLE")?;
-    let parse = |name| table_name(name).map_err(|error| error.to_string());
-    Ok((parse(from)?, parse(to)?))
+    Ok((table_name(from)?, table_name(to)?))
 }
 
 pub(super) async fn run_load(
@@ -175,6 +174,8 @@ pub(super) async fn run_load(
     context: &Context,
 ) -> anyhow::Result<Outcome> {
     let target = connect_string(&args.to, "--to")?;
+    args.consumer
+        .refuse_group("load applies changes in their order, which workers that share batches do not keep")?;
     args.consumer.prepare(&db, Some(&target)).await?;
     let settings = args.consumer.settings(db);
     let tables: HashMap<_, _> = args.map.into_iter().collect();
