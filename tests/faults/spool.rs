@@ -29,6 +29,27 @@ async fn an_empty_spool_is_first_of_all_a_wrong_place() {
     stage.leaf_gets(COUNT, 1).await;
 }
 
+/// Prevents: the slot goes on, and what it gave is in files that nobody can open again.
+#[tokio::test]
+async fn a_spool_that_is_removed_under_the_worker_stops_it() {
+    let (stage, mut worker) = Stage::replicating(usual()).await;
+    let aside = stage.dir.path().join("aside");
+    std::fs::rename(stage.spool(), &aside).unwrap();
+    assert_eq!(worker.ended().await, Some(1), "{}", stage.log());
+    assert!(
+        stage
+            .log()
+            .contains("was removed or replaced while it was written"),
+        "{}",
+        stage.log()
+    );
+    // Put back, it goes on.
+    stage.run("root", "insert into a values (1, 'x')").await;
+    std::fs::rename(aside, stage.spool()).unwrap();
+    let _worker = stage.worker();
+    stage.leaf_gets(COUNT, 1).await;
+}
+
 #[tokio::test]
 async fn a_position_the_spool_does_not_reach_is_an_error() {
     let (stage, worker) = Stage::replicating(usual()).await;

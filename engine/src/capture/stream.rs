@@ -632,6 +632,8 @@ impl Reading<'_> {
         writer: &Writer,
         reply: ReplyRequested,
     ) -> Result<(), CaptureError> {
+        // Nothing is confirmed that can not be read again.
+        writer.check_place()?;
         self.confirmed.durable(writer.durable_lsn());
         self.confirmed
             .applied(Lsn::new(self.signals.applied_lsn.load(Ordering::Relaxed)));

@@ -63,6 +63,8 @@ pub enum SpoolError {
         "spool position {wanted} is no longer kept, the spool begins at {begin}: re-create the node or resync its tables"
     )]
     Released { wanted: SpoolPos, begin: SpoolPos },
+    #[error("spool {} was removed or replaced while it was written: put it back, then start the worker again", dir.display())]
+    Replaced { dir: PathBuf },
     #[error("spool directory {} has no segments", dir.display())]
     Empty { dir: PathBuf },
     #[error("bad spool setting {setting}: {why}")]

@@ -13,6 +13,7 @@ mod error;
 mod format;
 mod index;
 mod limit;
+mod lock;
 mod map;
 mod reader;
 mod recover;
@@ -323,7 +324,7 @@ impl Spool {
 /// # Errors
 /// A writer has it open, or a file cannot be removed. Files that are not a spool's stay.
 pub fn remove(dir: &Path) -> Result<(), SpoolError> {
-    let _lock = match writer::lock(dir) {
+    let _lock = match lock::Lock::take(dir) {
         Err(SpoolError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         lock => lock?,
     };

@@ -1,14 +1,11 @@
 //! Appending: entries collect in an open block, blocks go into the mapped segment, segments follow each other.
 
-use std::fs::{DirBuilder, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use skytide_sql::{Lsn, TickId, Xid32};
 
 use super::dictionary::{Versions, parse_relation};
@@ -17,6 +14,7 @@ use super::format::{
     FRAME, FrameHead, FrameKind, HEADER, Identity, SegmentHeader, SpoolPos, length, valid_segment_bytes,
 };
 use super::index::SegmentIndex;
+use super::lock::Lock;
 use super::map::MapWriter;
 use super::recover::{self, Mode};
 use super::segment::{self, Segment};
@@ -114,7 +112,7 @@ pub struct Writer {
     last_tick: Option<TickId>,
     /// What listeners were told of.
     announced: SpoolPos,
-    _lock: File,
+    lock: Lock,
 }
 
 impl Writer {
@@ -133,7 +131,7 @@ impl Writer {
         builder
             .create(&dir)
             .map_err(SpoolError::io("create directory", &dir))?;
-        let lock = lock(&dir)?;
+        let lock = Lock::take(&dir)?;
 
         let mut survey = recover::survey(&dir, Some(&identity), Mode::Write)?;
         let tail = survey.repair(&dir)?;
@@ -195,7 +193,7 @@ impl Writer {
             last_tick,
             settings,
             announced: spool.end(),
-            _lock: lock,
+            lock,
         };
         Ok(writer.redeclare_if_new())
     }
@@ -604,6 +602,11 @@ impl Writer {
         self.spool.durable_lsn()
     }
 
+    /// Fails if the directory was removed or replaced: what is written, is written into files that nobody can open again.
+    pub fn check_place(&self) -> Result<(), SpoolError> {
+        self.lock.check_place()
+    }
+
     /// Called, on the sync thread, after [`Writer::durable_lsn`] advanced or a sync failed.
     pub fn on_durable(&self, listener: Listener) {
         self.spool.on_durable(listener);
@@ -618,44 +621,5 @@ impl Writer {
             0 if room < LEAST_ROOM.min(self.settings.block_bytes) => Space::Full,
             left => Space::Free(left * self.settings.segment_bytes + room as u64),
         }
-    }
-}
-
-/// Takes the directory's lock, which lasts as long as the file is open.
-pub(super) fn lock(dir: &Path) -> Result<File, SpoolError> {
-    let path = dir.join("lock");
-    let mut options = File::options();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600);
-    let mut file = options.open(&path).map_err(SpoolError::io("open", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let mut holder = String::new();
-            let known = file.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
-            let holder = if known {
-                holder.trim().to_owned()
-            } else {
-                "unknown".to_owned()
-            };
-            return Err(SpoolError::Locked {
-                dir: dir.to_owned(),
-                holder,
-            });
-        }
-        Err(e) => return Err(SpoolError::io("lock", &path)(e.into())),
-    }
-    let told = file
-        .set_len(0)
-        .and_then(|()| write!(file, "{}", std::process::id()))
-        .map_err(SpoolError::io("write", &path));
-    match told {
-        // Who holds the lock is for messages only.
-        Err(error) if error.is_full_disk() => Ok(file),
-        told => told.map(|()| file),
     }
 }
