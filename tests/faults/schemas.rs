@@ -213,6 +213,9 @@ async fn status_says_why_a_copy_failed() {
     .await
     .unwrap()
     .with(0, &["public.gone", "does not exist on the subscriber"]);
+    stage
+        .leaf(&["wait-sync", "--timeout", "1"])
+        .with(1, &["public.gone (", "does not exist on the subscriber"]);
     stage.run("leaf", "create table gone (id int primary key)").await;
     stage.leaf(&["wait-sync", "--timeout", "30"]).well();
     let said = stage.leaf(&["status"]).well();

@@ -50,14 +50,14 @@ struct SlotStatus {
 }
 
 #[derive(serde::Serialize)]
-struct TableStatus {
-    table: String,
-    state: String,
+pub(super) struct TableStatus {
+    pub table: String,
+    pub state: String,
     /// Of a table that is being copied, without its indexes.
     copied_bytes: Option<i64>,
     total_bytes: Option<i64>,
     /// Why its last copy failed.
-    error: Option<String>,
+    pub error: Option<String>,
 }
 
 #[derive(serde::Serialize)]
@@ -219,7 +219,7 @@ async fn measure(
 }
 
 /// `root`: where the tables are whole, if it was reached.
-async fn table_status(node: &Node, root: Option<&Session>) -> anyhow::Result<Vec<TableStatus>> {
+pub(super) async fn table_status(node: &Node, root: Option<&Session>) -> anyhow::Result<Vec<TableStatus>> {
     let queue = &node.settings.queue_name;
     let consumers = pgq_node::get_consumer_info(&*node.session, queue).await?;
     let mut tables = Vec::new();

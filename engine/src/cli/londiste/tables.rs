@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::failure::Failure;
 use super::super::{Context, Outcome};
+use super::status::table_status;
 use super::{Node, choose, info, local_tables, provider};
 use crate::capture::slot::{self, Publications};
 use crate::table::MergeState;
@@ -478,14 +479,16 @@ pub async fn wait_sync(node: &Node, args: &WaitArgs, context: &Context) -> anyho
     let started = Instant::now();
     let mut told = String::new();
     loop {
-        let tables = local_tables(node).await?;
-        let mut waiting = Vec::new();
-        for table in &tables {
-            let state = MergeState::parse(table.merge_state.as_deref())?;
-            if state != MergeState::Ok {
-                waiting.push(format!("{} ({state})", table.table_name));
-            }
-        }
+        let tables = table_status(node, None).await?;
+        let in_sync = MergeState::Ok.to_string();
+        let waiting: Vec<String> = tables
+            .iter()
+            .filter(|table| table.state != in_sync)
+            .map(|table| match &table.error {
+                Some(error) => format!("{} ({}, {error})", table.table, table.state),
+                None => format!("{} ({})", table.table, table.state),
+            })
+            .collect();
         if waiting.is_empty() {
             context
                 .output
