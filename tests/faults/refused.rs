@@ -184,6 +184,12 @@ async fn tables_that_cannot_be_added_do_not_keep_others_out() {
             "add-table public.p1 public.p2",
         ],
     );
+    let added = "select count(*) from londiste.table_info where local";
+    stage.root(&["add-table", "--all", "--dry-run"]).with(
+        1,
+        &["table public.nokey was not added", "would add table public.z"],
+    );
+    assert_eq!(stage.count("root", added).await, 1);
     stage.root(&["add-table", "--all"]).with(
         1,
         &[
@@ -192,7 +198,6 @@ async fn tables_that_cannot_be_added_do_not_keep_others_out() {
             "1 of 4 tables were not added",
         ],
     );
-    let added = "select count(*) from londiste.table_info where local";
     assert_eq!(stage.count("root", added).await, 4);
     stage
         .run(
@@ -240,4 +245,42 @@ async fn a_leaf_does_not_take_the_name_of_another_node() {
         stage.run("root", &format!("select * from pgq_node.{call}")).await;
     }
     create("other_worker", "leaf").well();
+}
+
+/// Prevents: a copy for one queue empties a table that another queue fills.
+#[tokio::test]
+async fn a_table_is_not_emptied_for_a_second_queue() {
+    let (stage, worker) = Stage::replicating(usual()).await;
+    worker.stop().await;
+    let second = |name: &str| {
+        let path = stage.dir.path().join(format!("{name}2.ini"));
+        let text = std::fs::read_to_string(stage.conf(name)).unwrap();
+        let text = text.replace("queue_name = q", "queue_name = q2");
+        std::fs::write(
+            &path,
+            text.replace("spool", "spool2").replace("spool2_", "spool_"),
+        )
+        .unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (root, leaf) = (stage.server.dsn("root"), stage.server.dsn("leaf"));
+    let (root2, leaf2) = (second("root"), second("leaf"));
+    skytide(&["londiste", &root2, "create-root", "root", &root]).well();
+    skytide(&["londiste", &root2, "add-table", "a"]).well();
+    let create = [
+        "londiste",
+        &leaf2,
+        "create-leaf",
+        "leaf",
+        &leaf,
+        "--provider",
+        &root,
+    ];
+    skytide(&create).well();
+    skytide(&["londiste", &leaf2, "add-table", "a"])
+        .with(1, &["is filled by queue q already", "--skip-truncate"]);
+    let added = "select count(*) from londiste.table_info where queue_name = 'q2' and local";
+    assert_eq!(stage.count("leaf", added).await, 0);
+    skytide(&["londiste", &leaf2, "add-table", "a", "--skip-truncate"]).well();
+    assert_eq!(stage.count("leaf", added).await, 1);
 }

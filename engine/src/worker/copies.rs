@@ -91,6 +91,10 @@ impl Copies {
             }
             wanted || !gone
         });
+        let settings = &context.shared.settings;
+        client
+            .execute(FORGET_GONE, &[&settings.queue.as_str(), &settings.job_name])
+            .await?;
         for table in &registry.tables {
             if self.running.len() >= context.shared.settings.parallel_copies {
                 break;
@@ -267,8 +271,30 @@ impl Copies {
     }
 }
 
+/// Takes away what copies have left of tables that are not followed any more. $1 queue, $2 the worker's job.
+const FORGET_GONE: &str = "
+    select pgq_node.unregister_consumer(s.queue_name, s.consumer_name)
+      from pgq_node.local_state s
+     where s.queue_name = $1 and starts_with(s.consumer_name, $2 || '.copy.')
+       and not exists (select from londiste.table_info t
+                        where t.queue_name = s.queue_name and t.local
+                          and s.consumer_name = $2 || '.copy.' || t.table_name)";
+
 /// What `pgq_node` answers of a consumer that is not registered.
 const NO_CONSUMER: i32 = 101;
+
+async fn is_followed(
+    client: &tokio_postgres::Client,
+    settings: &WorkerSettings,
+    table: &TableName,
+) -> Result<bool, tokio_postgres::Error> {
+    let sql =
+        "select exists (select from londiste.table_info where queue_name = $1 and table_name = $2 and local)";
+    let row = client
+        .query_one(sql, &[&settings.queue.as_str(), &table.to_string()])
+        .await?;
+    row.try_get(0)
+}
 
 /// Leaves the reason with the copy's consumer, where `status` shows it until the table is in sync.
 async fn store_failure(
@@ -287,8 +313,8 @@ async fn store_failure(
         let client = connect_to_write(&settings.db, &settings.job_name).await?;
         let error = chain(error);
         let noted = pgq_node::set_consumer_error(&*client, &settings.queue, &consumer, &error).await?;
-        // It failed before its first step.
-        if noted.code == NO_CONSUMER {
+        // It failed before its first step; or the table is not followed any more.
+        if noted.code == NO_CONSUMER && is_followed(&client, settings, table).await? {
             pgq_node::register_consumer(&*client, &settings.queue, &consumer, provider, tick).await?;
             pgq_node::set_consumer_error(&*client, &settings.queue, &consumer, &error).await?;
         }

@@ -127,21 +127,20 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
     let mut refused = 0;
     for table in &new {
         let dest = args.dest_table.as_deref().map(TableName::parse).transpose()?;
-        if let Err(e) = refuse_partitioned(node, dest.as_ref().unwrap_or(table)).await {
+        let fits = async {
+            let physical = dest.as_ref().unwrap_or(table);
+            refuse_partitioned(node, physical).await?;
+            if !root && !args.expect_sync && !args.skip_truncate {
+                refuse_filled(node, physical).await?;
+            }
+            anyhow::Ok(())
+        };
+        if let Err(e) = fits.await {
             if new.len() == 1 {
                 return Err(e);
             }
             context.output.warn(&format!("table {table} was not added: {e}"));
             refused += 1;
-            continue;
-        }
-        if args.dry_run {
-            let how = match (root, publishes) {
-                (true, true) => ", captured from the WAL",
-                (true, false) => ", captured by triggers",
-                _ => "",
-            };
-            context.output.note(&format!("would add table {table}{how}"));
             continue;
         }
         let flags = [
@@ -163,14 +162,22 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
             .await?;
         let added = async {
             let publications = Publications::of(queue);
-            if publishes {
+            if publishes && !args.dry_run {
                 slot::lock_publications(&node.session).await?;
                 // A root that another program made may have none.
                 for sql in slot::missing_publications(&node.session, &publications, queue).await? {
                     node.session.batch_execute(&sql).await?;
                 }
             }
+            if args.dry_run && !root {
+                // So far it is known by name only.
+                londiste::global_add_table(&*node.session, queue, table).await?;
+            }
             let outcome = londiste::local_add_table(&*node.session, queue, table, &how).await?;
+            if args.dry_run {
+                node.session.batch_execute("rollback").await?;
+                return Ok(outcome);
+            }
             if publishes {
                 let physical = how.dest.as_ref().unwrap_or(table);
                 slot::publish(&node.session, &publications.tables, physical).await?;
@@ -179,6 +186,14 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
             anyhow::Ok(outcome)
         };
         match added.await {
+            Ok(_) if args.dry_run => {
+                let how = match (root, publishes) {
+                    (true, true) => ", captured from the WAL",
+                    (true, false) => ", captured by triggers",
+                    _ => "",
+                };
+                context.output.note(&format!("would add table {table}{how}"));
+            }
             Ok(outcome) => context.output.note(&outcome.note),
             Err(e) => {
                 let _ = node.session.batch_execute("rollback").await;
@@ -288,6 +303,29 @@ async fn explain_unknown(
         }
     }
     Ok(())
+}
+
+/// A copy for one queue may not empty a table that another one fills.
+async fn refuse_filled(node: &Node, dest: &TableName) -> anyhow::Result<()> {
+    let other = node
+        .session
+        .query_opt(
+            "select o.queue_name from londiste.table_info o \
+               join pgq_node.node_info n on n.queue_name = o.queue_name \
+              where o.queue_name <> $1 and o.local and coalesce(o.dest_table, o.table_name) = $2 \
+                and n.node_type <> 'root' order by 1 limit 1",
+            &[&node.settings.queue_name.as_str(), &dest.to_string()],
+        )
+        .await?;
+    match other {
+        None => Ok(()),
+        Some(row) => Err(Failure::new(format!(
+            "table {dest} is filled by queue {} already, and a copy would empty it",
+            row.get::<_, &str>(0)
+        ))
+        .hint("--skip-truncate, to have the rows of both; or --dest-table, another table for these")
+        .into()),
+    }
 }
 
 /// A partitioned table has no rows of its own: they are its partitions'.
