@@ -428,6 +428,66 @@ async fn rounds_that_fail_are_told_and_the_ticker_is_not_ready() {
     assert!(ticker.await.unwrap().unwrap().errors > 1);
 }
 
+/// Prevents: a ticker whose session began under settings in which it cannot tick keeps that session for an hour.
+#[tokio::test]
+async fn a_session_that_cannot_tick_is_given_up() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let client = database_with_queue(&server, "d").await;
+    eager_queue(&client).await;
+    let settings = "alter database d set default_transaction_read_only = on";
+    client.batch_execute(settings).await.unwrap();
+    let (_settings, receiver) = watch::channel(listed(&server, &["d"]));
+    let (sender, mut conditions) = watch::channel(Conditions::new());
+    let cancel = CancellationToken::new();
+    let ticker = tokio::spawn(skytide_ticker::run_watched(receiver, sender, cancel.clone()));
+    let fails = conditions.wait_for(|all| matches!(all.get("d"), Some(Condition::Failing(_))));
+    drop(tokio::time::timeout(PATIENCE, fails).await.unwrap().unwrap());
+    client
+        .batch_execute("set default_transaction_read_only = off; alter database d reset all")
+        .await
+        .unwrap();
+    let works = conditions.wait_for(|all| all.get("d") == Some(&Condition::Ticking));
+    drop(tokio::time::timeout(PATIENCE, works).await.unwrap().unwrap());
+    ticks_beyond(&client, newest(&client).await).await;
+    cancel.cancel();
+    assert!(ticker.await.unwrap().unwrap().errors > 1);
+}
+
+/// Prevents: a ticker of the original modules does not see for an hour that ours were installed over them.
+#[tokio::test]
+async fn modules_that_are_installed_meanwhile_are_used() {
+    let server = Server::start(Options::default()).await.unwrap();
+    let client = database_with_queue(&server, "d").await;
+    // Without these the modules are as good as the original ones.
+    client
+        .batch_execute(
+            "alter function pgq.ticker_round(text, interval, integer) rename to later_round; \
+             alter function pgq.tick_now_if_free(text) rename to later_tick",
+        )
+        .await
+        .unwrap();
+    let ticker = Ticker::start(listed(&server, &["d"]));
+    let asked =
+        "select count(*) from pg_stat_activity where application_name = 'skytide-ticker' and query like $1";
+    let asks = async |query: &'static str| {
+        wait::until(query, PATIENCE, async || {
+            Ok((client.query_one(asked, &[&query]).await?.get::<_, i64>(0) > 0).then_some(()))
+        })
+        .await
+        .unwrap();
+    };
+    asks("%pgq.ticker()%").await;
+    client
+        .batch_execute(
+            "alter function pgq.later_round(text, interval, integer) rename to ticker_round; \
+             alter function pgq.later_tick(text) rename to tick_now_if_free",
+        )
+        .await
+        .unwrap();
+    asks("%pgq.ticker_round(%").await;
+    assert_eq!(ticker.stop().await.errors, 0);
+}
+
 /// Prevents: a database's statement_timeout ends maintenance that takes longer, each time.
 #[tokio::test]
 async fn maintenance_may_take_longer_than_the_databases_timeout() {

@@ -130,8 +130,10 @@ impl Database {
                     if known.replace(Role::Ours) != Some(Role::Ours) {
                         info!("ticking");
                     }
-                    self.tally.is(Some(Condition::Ticking));
-                    return self.work(session).await;
+                    if !grievances.is_failing("tick") {
+                        self.tally.is(Some(Condition::Ticking));
+                    }
+                    return self.work(session, grievances).await;
                 }
                 Role::Idle(reason) => {
                     // Without a session of ours, so that nobody who wants to drop the database has to
@@ -153,13 +155,13 @@ impl Database {
     }
 
     /// The three loops, as long as the ticking session lives.
-    async fn work(&self, session: Session) -> Result<Ended, Trouble> {
+    async fn work(&self, session: Session, grievances: &mut Grievances) -> Result<Ended, Trouble> {
         let stop = self.cancel.child_token();
         let maintenance = self.repeat(Chore::Maintenance(Grievances::default()), &stop);
         let retry = self.repeat(Chore::Retry, &stop);
         let mut chores = pin!(async { tokio::join!(maintenance, retry) });
         let mut chores_ended = false;
-        let mut ticks = pin!(self.tick(session));
+        let mut ticks = pin!(self.tick(session, grievances));
         // When cancelled the chores end at once, but a round that is under way is made and counted.
         let ended = loop {
             tokio::select! {
@@ -173,10 +175,18 @@ impl Database {
         ended
     }
 
-    async fn tick(&self, session: Session) -> Result<Ended, Trouble> {
+    /// What fails in one session and goes on failing in the next is one trouble.
+    async fn tick(&self, session: Session, grievances: &mut Grievances) -> Result<Ended, Trouble> {
+        let mut ticking = Ticking::start(session, std::mem::take(grievances)).await?;
+        let ended = self.rounds(&mut ticking).await;
+        *grievances = ticking.into_grievances();
+        ended
+    }
+
+    async fn rounds(&self, ticking: &mut Ticking) -> Result<Ended, Trouble> {
         let born = Instant::now();
+        let mut looked = born;
         let mut settings = self.settings.clone();
-        let mut ticking = Ticking::start(session).await?;
         let mut rhythm = Rhythm::new(settings.borrow_and_update().ticker_period, born);
         loop {
             let now = Instant::now();
@@ -185,12 +195,19 @@ impl Database {
             ticking.round(scope, &self.tally).await?;
             let left_out = rhythm.made(scope, ticking.shortest_lag(), Instant::now());
             self.tally.missed(left_out.into());
-            let (apart, lifetime) = {
+            let (apart, lifetime, check_period) = {
                 let now = settings.borrow();
-                (now.min_tick_age, now.connection_lifetime)
+                (now.min_tick_age, now.connection_lifetime, now.check_period)
             };
-            if born.elapsed() > lifetime {
+            if born.elapsed() > lifetime || ticking.is_worn() {
                 return Ok(Ended::Renew);
+            }
+            if looked.elapsed() > check_period {
+                looked = Instant::now();
+                if ticking.is_outdated().await? {
+                    info!("the modules have been installed; beginning again");
+                    return Ok(Ended::Renew);
+                }
             }
             // Until the next round: ticks on request.
             loop {

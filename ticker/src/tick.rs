@@ -16,6 +16,9 @@ use crate::trouble::{Grievances, Trouble, in_full};
 /// Ticks are made in milliseconds. A server that is silent for so long is taken for lost.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
+/// A session in which rounds have failed for so long is given up.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(10);
+
 /// A tick on request is tried again after this, while somebody else holds the queue's ticks.
 const WHILE_HELD: Duration = Duration::from_millis(20);
 
@@ -42,8 +45,10 @@ pub(crate) struct Ticking {
     requests: mpsc::Receiver<Notification>,
     queues: Requests,
     grievances: Grievances,
-    /// The last round was none.
+    /// The last round was none, or not for every queue.
     failing: bool,
+    /// Since when the server has refused rounds as a whole.
+    refused_since: Option<Instant>,
     alarm: Alarm,
 }
 
@@ -83,12 +88,15 @@ pub(crate) enum Wake {
     Requested,
 }
 
+const HAS_ROUNDS: &str = "select to_regprocedure('pgq.ticker_round(text,interval,integer)') is not null, \
+                                 to_regprocedure('pgq.tick_now_if_free(text)') is not null";
+
 const ROUND: &str = "select ticks, seen, due_in, shortest_lag, go_on \
                      from pgq.ticker_round($1, make_interval(secs => $2), $3)";
 
 impl Ticking {
-    /// Sets up a session that holds the ticker's lock.
-    pub async fn start(mut session: Session) -> Result<Ticking, Trouble> {
+    /// Sets up a session that holds the ticker's lock. What is failing is that of the session before.
+    pub async fn start(mut session: Session, grievances: Grievances) -> Result<Ticking, Trouble> {
         let failed = || Trouble::query("set up the ticker's session");
         let alarm = Alarm::new().map_err(Trouble::Alarm)?;
         session.batch_execute(SESSION).await.map_err(failed())?;
@@ -98,9 +106,7 @@ impl Ticking {
             .await
             .map_err(failed())?;
         // SkyTools' own PgQ has no such functions; its queues are ticked in plain rounds only.
-        let known = "select to_regprocedure('pgq.ticker_round(text,interval,integer)') is not null, \
-                     to_regprocedure('pgq.tick_now_if_free(text)') is not null";
-        let known = session.query_one(known, &[]).await.map_err(failed())?;
+        let known = session.query_one(HAS_ROUNDS, &[]).await.map_err(failed())?;
         let by = match known.get(0) {
             true => Rounds::Ours {
                 round: session.prepare(ROUND).await.map_err(failed())?,
@@ -124,8 +130,9 @@ impl Ticking {
             at_once,
             requests,
             queues: Requests::default(),
-            grievances: Grievances::default(),
-            failing: false,
+            failing: grievances.is_failing("tick"),
+            refused_since: None,
+            grievances,
             alarm,
         })
     }
@@ -175,10 +182,17 @@ impl Ticking {
         let ticks = match made {
             Ok(ticks) => ticks,
             Err(error) => {
+                self.refused_since.get_or_insert_with(Instant::now);
                 self.is_failing("tick", &in_full(&error), tally);
                 return self.failed("tick", error, tally);
             }
         };
+        match refused.is_some() && ticks == 0 {
+            true => {
+                self.refused_since.get_or_insert_with(Instant::now);
+            }
+            false => self.refused_since = None,
+        }
         tally.ticks(ticks);
         let fault = match refused {
             _ if !queues.is_empty() => listed(&queues),
@@ -220,6 +234,27 @@ impl Ticking {
         if std::mem::take(&mut self.failing) {
             tally.is(Some(Condition::Ticking));
         }
+    }
+
+    /// Whether another session may fare better: settings of the database and the role are those of a session's start.
+    pub fn is_worn(&self) -> bool {
+        self.refused_since
+            .is_some_and(|since| since.elapsed() > GIVEN_UP_AFTER)
+    }
+
+    /// Whether the modules that make better rounds have been installed since.
+    pub async fn is_outdated(&self) -> Result<bool, Trouble> {
+        match self.by {
+            Rounds::Ours { .. } => Ok(false),
+            Rounds::Plain => {
+                let there = answer(self.session.query_one(HAS_ROUNDS, &[])).await?;
+                Ok(there.map_err(Trouble::query("look for pgq.ticker_round"))?.get(0))
+            }
+        }
+    }
+
+    pub fn into_grievances(self) -> Grievances {
+        self.grievances
     }
 
     /// How soon the queue with the shortest ticker_max_lag wants to be looked at, as far as is known.

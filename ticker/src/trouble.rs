@@ -105,6 +105,10 @@ impl Grievances {
         }
     }
 
+    pub fn is_failing(&self, work: &str) -> bool {
+        self.failing.contains_key(work)
+    }
+
     pub fn worked(&mut self, work: &str) {
         if let Some((_, times)) = self.failing.remove(work) {
             tracing::info!("{work} works again after {times} failures");
