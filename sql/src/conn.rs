@@ -69,6 +69,11 @@ pub enum ConnectError {
         fault: Fault,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error(
+        "{host} asks for a password of user {user}, and none was found: put it into ~/.pgpass, or into a file that passfile= \
+         or PGPASSFILE names"
+    )]
+    NoPassword { host: Host, user: String },
     #[error("{host} is not {wanted}")]
     WrongSession { host: Host, wanted: &'static str },
     #[error("the connect string names no host")]
@@ -178,7 +183,13 @@ impl Session {
         let (client, connection) = client_config(host, target, application_name)
             .connect_raw(transport, Opened)
             .await
-            .map_err(refused)?;
+            .map_err(|error| match std::error::Error::source(&error) {
+                Some(cause) if cause.to_string() == "password missing" => ConnectError::NoPassword {
+                    host: host.clone(),
+                    user: target.user().to_owned(),
+                },
+                _ => refused(error),
+            })?;
         let (end_sender, end) = watch::channel(None);
         let (notify, notifications) = mpsc::channel(NOTIFICATIONS_KEPT);
         let (warn, warnings) = mpsc::channel(WARNINGS_KEPT);

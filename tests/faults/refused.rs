@@ -1,5 +1,7 @@
 //! What is refused before anything begins: settings, servers and tables that will not do.
 
+use std::process::Command;
+
 use skytide_fixtures::server::{Options, Server};
 
 use super::stage::{Stage, skytide};
@@ -54,10 +56,11 @@ async fn a_wrong_password_is_refused_and_never_shown() {
         .batch_execute("create role someone login password 'right'")
         .await
         .unwrap();
-    let dsn = format!(
-        "host=127.0.0.1 port={} user=someone dbname=postgres password=wr0ng",
+    let place = format!(
+        "host=127.0.0.1 port={} user=someone dbname=postgres",
         server.port()
     );
+    let dsn = format!("{place} password=wr0ng");
     for said in [
         skytide(&["install", &dsn]).with(1, &["127.0.0.1"]),
         skytide(&["doctor", "--db", &dsn]).with(3, &["FAIL", "connect", "someone", "psql"]),
@@ -67,6 +70,25 @@ async fn a_wrong_password_is_refused_and_never_shown() {
             !said.err.contains("wr0ng") && !said.out.contains("wr0ng"),
             "{said:?}"
         );
+    }
+    // Where there is none, the environment may have it, for what a file says as well.
+    let dir = tempfile::tempdir().unwrap();
+    let conf = dir.path().join("leaf.ini");
+    std::fs::write(&conf, format!("[londiste]\ndb = {place}\nqueue_name = q\n")).unwrap();
+    for (password, words) in [
+        (None, "asks for a password of user someone"),
+        (Some("wr0ng"), "refused the session"),
+        (Some("right"), "the SQL modules are not installed"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_skytide"));
+        command.arg("londiste").arg(&conf).args(["create-root", "root"]);
+        command
+            .env("HOME", dir.path())
+            .env_remove("PGPASSFILE")
+            .env_remove("PGPASSWORD");
+        command.envs(password.map(|password| ("PGPASSWORD", password)));
+        let said = String::from_utf8(command.output().unwrap().stderr).unwrap();
+        assert!(said.contains(words) && !said.contains("wr0ng"), "{said}");
     }
 }
 

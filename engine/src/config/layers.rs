@@ -103,14 +103,17 @@ impl Values {
     }
 
     pub fn connect(&self, key: &'static str) -> Result<Option<ConnectString>, ConfigError> {
-        let parse = |text| ConnectString::parse(text).map_err(|error| self.bad(key, error.to_string()));
+        let parse = |text| super::connect_string(text, "").map_err(|error| self.bad(key, error.to_string()));
         self.text(key)?.map(parse).transpose()
     }
 
     /// Like [`Values::connect`]; an unset key asks for what the environment and libpq's presets say.
     pub fn connect_or_default(&self, key: &'static str) -> Result<ConnectString, ConfigError> {
-        ConnectString::parse(self.get(key).unwrap_or_default())
-            .map_err(|error| self.bad(key, error.to_string()))
+        let read = match self.text(key)? {
+            Some(text) => super::connect_string(text, ""),
+            None => ConnectString::parse_with_environment("", super::variable),
+        };
+        read.map_err(|error| self.bad(key, error.to_string()))
     }
 
     pub fn path(&self, key: &'static str) -> Result<Option<PathBuf>, ConfigError> {

@@ -10,8 +10,21 @@ pub mod unit;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use skytide_sql::conn::{ConnectString, ConnectStringError};
+
 use crate::cli::failure::{Advice, Exit};
 pub use ini::Place;
+
+/// A stored connect string, with what `extra` says in its place. The environment gives a password, nothing else: what a
+/// file or a database says means the same wherever it is read.
+pub fn connect_string(text: &str, extra: &str) -> Result<ConnectString, ConnectStringError> {
+    Ok(ConnectString::parse_with_extra(text, extra)?.or_password_of(variable))
+}
+
+/// A variable of this process.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
 
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

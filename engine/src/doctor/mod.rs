@@ -339,7 +339,7 @@ pub async fn node(settings: &LondisteSettings, conf: PathBuf) -> Vec<Finding> {
     own.role = Role::Subscriber;
     examine_side(&own, &mut all).await;
     let extra = settings.remote_extra_connstr.as_str();
-    let location = match ConnectString::parse_with_extra(&state.provider_location, extra) {
+    let location = match crate::config::connect_string(&state.provider_location, extra) {
         Ok(location) => location,
         Err(e) => {
             note(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use skytide_sql::api::pgq_node;
-use skytide_sql::conn::{ConnectString, Session, connect_to_write};
+use skytide_sql::conn::{Session, connect_to_write};
 use skytide_sql::names::BadName;
 use skytide_sql::{ConsumerName, Lsn, NodeName, QueueName, SlotName, Xid};
 use skytide_wal::walsender::{Client, LogicalSlot, Mode};
@@ -89,7 +89,7 @@ pub async fn start(settings: &WorkerSettings) -> Result<Role, WorkerError> {
             ));
         }
     }
-    let location = ConnectString::parse_with_extra(&state.provider_location, settings.remote_extra.as_str())
+    let location = crate::config::connect_string(&state.provider_location, settings.remote_extra.as_str())
         .map_err(|e| {
             setup(
                 format!("location of node {}: {e}", node.provider),

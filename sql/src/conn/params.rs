@@ -136,6 +136,8 @@ pub struct ConnectString {
     hosts: Vec<Host>,
     user: String,
     passfile: Option<PathBuf>,
+    /// Where the string has no password.
+    password_beside: Option<String>,
     ssl: SslSettings,
     connect_timeout: Option<Duration>,
     tcp: TcpSettings,
@@ -195,6 +197,7 @@ impl ConnectString {
                 Some(path) => Some(PathBuf::from(path)),
                 None => home.map(|home| home.join(".pgpass")),
             },
+            password_beside: None,
             ssl: values_ref.ssl(home)?,
             connect_timeout: match seconds("connect_timeout", 15)? {
                 Duration::ZERO => None,
@@ -241,6 +244,19 @@ impl ConnectString {
         ConnectString::parse(text)?.with(&changes)
     }
 
+    /// Where the string says nothing of a password, it may come from `PGPASSWORD`, or from the file of `PGPASSFILE`; as a
+    /// secret of this process that is no part of the string.
+    pub fn or_password_of(mut self, variable: impl Fn(&str) -> Option<String>) -> ConnectString {
+        let given = |name| variable(name).filter(|value| !value.is_empty());
+        if !self.values.contains_key("passfile")
+            && let Some(file) = given("PGPASSFILE")
+        {
+            self.passfile = Some(PathBuf::from(file));
+        }
+        self.password_beside = given("PGPASSWORD");
+        self
+    }
+
     /// The same server, another database.
     pub fn with_dbname(&self, dbname: &str) -> ConnectString {
         let mut other = self.clone();
@@ -259,7 +275,12 @@ impl ConnectString {
             values.insert(known_keyword(keyword, value)?, (*value).to_owned());
         }
         values.retain(|_, value| !value.is_empty());
-        ConnectString::from_values(values)
+        let mut other = ConnectString::from_values(values)?;
+        if !other.values.contains_key("passfile") && !self.values.contains_key("passfile") {
+            other.passfile.clone_from(&self.passfile);
+        }
+        other.password_beside.clone_from(&self.password_beside);
+        Ok(other)
     }
 
     pub(super) fn only_host(&self, host: &Host) -> ConnectString {
@@ -330,7 +351,7 @@ impl ConnectString {
 
     /// The password given, else the password file's for this host.
     pub fn password_for(&self, host: &Host) -> Option<String> {
-        if let Some(password) = self.values.get("password") {
+        if let Some(password) = self.values.get("password").or(self.password_beside.as_ref()) {
             return Some(password.clone());
         }
         let name = match &host.place {

@@ -127,7 +127,7 @@ pub(super) async fn provider(
     info: &pgq_node::NodeInfo,
 ) -> anyhow::Result<(ConnectString, Session)> {
     let location = info.provider_location.as_deref().unwrap_or_default();
-    let target = ConnectString::parse_with_extra(location, node.settings.remote_extra_connstr.as_str())?;
+    let target = crate::config::connect_string(location, node.settings.remote_extra_connstr.as_str())?;
     let name = format!("{} command", node.settings.process.job_name);
     let session = connect_to_write(&target, &name).await?;
     Ok((target, session))

@@ -180,7 +180,7 @@ pub async fn create_leaf(node: &Node, args: &CreateLeafArgs, context: &Context) 
         ))
         .into());
     }
-    let target = ConnectString::parse(&provider)?;
+    let target = crate::config::connect_string(&provider, "")?;
     let upstream = connect_to_write(&target, &format!("{} command", node.settings.process.job_name)).await?;
     check_modules(&upstream, "provider", &target).await?;
     slot::check_server(&upstream).await?;

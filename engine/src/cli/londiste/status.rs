@@ -2,7 +2,7 @@
 
 use clap::Args;
 use skytide_sql::api::pgq_node;
-use skytide_sql::conn::{ConnectString, Session, connect};
+use skytide_sql::conn::{Session, connect};
 use skytide_sql::{QueueName, SlotName, TableName};
 use tokio_postgres::Client;
 
@@ -90,7 +90,7 @@ pub async fn run(node: &Node, _args: &StatusArgs, context: &Context) -> anyhow::
             true => "",
             false => extra,
         };
-        let reached = match ConnectString::parse_with_extra(&location.node_location, extra) {
+        let reached = match crate::config::connect_string(&location.node_location, extra) {
             Ok(target) => connect(&target, &name).await.map_err(|e| e.to_string()),
             Err(e) => Err(e.to_string()),
         };

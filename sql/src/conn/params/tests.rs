@@ -113,6 +113,32 @@ fn environment_fills_gaps_only() {
 }
 
 #[test]
+fn a_password_beside_the_string_is_no_part_of_it() {
+    let variable = |name: &str| (name == "PGPASSWORD").then(|| "beside".to_owned());
+    let made = parse("host=a user=u").or_password_of(variable);
+    let host = &made.hosts()[0];
+    assert_eq!(made.password_for(host).as_deref(), Some("beside"));
+    let moved = made.with(&[("port", "7")]).unwrap().with_dbname("d");
+    assert_eq!(moved.password_for(host).as_deref(), Some("beside"));
+    for shown in [moved.to_libpq(), moved.to_string(), format!("{moved:?}")] {
+        assert!(!shown.contains("beside"), "{shown}");
+    }
+    let own = parse("host=a user=u password=own").or_password_of(variable);
+    assert_eq!(own.password_for(host).as_deref(), Some("own"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("passwords");
+    std::fs::write(&file, "a:*:*:u:filed\n").unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let named = |name: &str| (name == "PGPASSFILE").then(|| file.to_str().unwrap().to_owned());
+    let made = parse("host=a user=u")
+        .or_password_of(named)
+        .with(&[("port", "7")])
+        .unwrap();
+    assert_eq!(made.password_for(&made.hosts()[0]).as_deref(), Some("filed"));
+}
+
+#[test]
 fn what_is_extra_goes_before_what_is_given() {
     for given in ["host=a port=1 user=u", "postgresql://u@a:1/"] {
         let made = ConnectString::parse_with_extra(given, "user=other sslmode=disable").unwrap();
