@@ -82,8 +82,8 @@ pub struct Globals {
     /// Say more: once for debug, twice for every message; errors show their whole chain.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Say nothing but warnings and errors.
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    /// Say nothing but warnings and errors; with -v the log says what that asks for.
+    #[arg(short, long, global = true)]
     pub quiet: bool,
     /// How log lines are written.
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "SKYTIDE_LOG_FORMAT")]
@@ -106,10 +106,10 @@ pub enum ColorChoice {
 impl Globals {
     pub fn verbosity(&self) -> Verbosity {
         match (self.quiet, self.verbose) {
-            (true, _) => Verbosity::Quiet,
+            (true, 0) => Verbosity::Quiet,
             (false, 0) => Verbosity::Normal,
-            (false, 1) => Verbosity::Debug,
-            (false, _) => Verbosity::Trace,
+            (_, 1) => Verbosity::Debug,
+            (_, _) => Verbosity::Trace,
         }
     }
 

@@ -496,16 +496,14 @@ pub async fn missing(node: &Node, context: &Context) -> anyhow::Result<Outcome> 
             tracing::warn!(error = %e, "the provider does not answer: the list may be old");
         }
     }
-    let mut rows = Vec::new();
-    for missing in londiste::local_show_missing(&*node.session, &node.settings.queue_name).await? {
-        rows.push(MissingRow {
-            kind: match missing.kind {
-                ObjectKind::Sequence => "sequence",
-                ObjectKind::Table => "table",
-            },
-            name: missing.name,
-        });
-    }
+    let rows: Vec<MissingRow> = candidates(node)
+        .await?
+        .iter()
+        .map(|table| MissingRow {
+            kind: "table",
+            name: table.to_string(),
+        })
+        .collect();
     context.output.rows(&["kind", "name"], &rows, |r| {
         vec![r.kind.to_owned(), r.name.clone()]
     })?;
