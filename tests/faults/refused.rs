@@ -305,4 +305,10 @@ async fn a_table_is_not_emptied_for_a_second_queue() {
     assert_eq!(stage.count("leaf", added).await, 0);
     skytide(&["londiste", &leaf2, "add-table", "a", "--skip-truncate"]).well();
     assert_eq!(stage.count("leaf", added).await, 1);
+    for resync in [
+        stage.leaf(&["resync", "a"]),
+        skytide(&["londiste", &leaf2, "resync", "--all"]),
+    ] {
+        resync.with(1, &["is filled by queue q", "remove-table"]);
+    }
 }

@@ -1,5 +1,6 @@
 //! Many queues, many databases, queues in a hurry, and those who wait for ticks.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use skytide_fixtures::server::{Options, Server};
@@ -591,15 +592,17 @@ async fn the_service_manager_hears_of_start_reload_and_stop() {
     let mut program = Program::start_with(&["--db", &server.dsn("d")], |command| {
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "100000")
     });
+    // Messages of different kinds come in any order.
+    let messages = RefCell::new(Vec::new());
     let heard = async |wanted: &str| {
         wait::until(wanted, PATIENCE, async || {
+            let mut messages = messages.borrow_mut();
             let mut bytes = [0; 512];
             while let Ok(length) = ear.recv(&mut bytes) {
-                if String::from_utf8_lossy(&bytes[..length]).starts_with(wanted) {
-                    return Ok(Some(()));
-                }
+                messages.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
             }
-            Ok(None)
+            let found = messages.iter().position(|message| message.starts_with(wanted));
+            Ok(found.map(|at| drop(messages.remove(at))))
         })
         .await
         .unwrap();
@@ -607,6 +610,7 @@ async fn the_service_manager_hears_of_start_reload_and_stop() {
     heard("READY=1").await;
     heard("WATCHDOG=1").await;
     heard("STATUS=1 databases ticked").await;
+    messages.borrow_mut().clear();
     program.signal(rustix::process::Signal::HUP);
     heard("RELOADING=1\nMONOTONIC_USEC=").await;
     heard("READY=1").await;

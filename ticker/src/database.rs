@@ -179,6 +179,9 @@ impl Database {
     async fn tick(&self, session: Session, grievances: &mut Grievances) -> Result<Ended, Trouble> {
         let mut ticking = Ticking::start(session, std::mem::take(grievances)).await?;
         let ended = self.rounds(&mut ticking).await;
+        if matches!(ended, Ok(Ended::Renew)) {
+            ticking.let_go().await;
+        }
         *grievances = ticking.into_grievances();
         ended
     }

@@ -16,8 +16,10 @@ use crate::trouble::{Grievances, Trouble, in_full};
 /// Ticks are made in milliseconds. A server that is silent for so long is taken for lost.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
-/// A session in which rounds have failed for so long is given up.
+/// A session in which rounds have failed for so long is given up; one that took over from such a session lasts longer,
+/// as what is done beside the ticks begins anew with each.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(10);
+const GIVEN_UP_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// A tick on request is tried again after this, while somebody else holds the queue's ticks.
 const WHILE_HELD: Duration = Duration::from_millis(20);
@@ -47,6 +49,8 @@ pub(crate) struct Ticking {
     grievances: Grievances,
     /// The last round was none, or not for every queue.
     failing: bool,
+    /// No round was made in the session before, nor in this one.
+    began_failing: bool,
     /// Since when the server has refused rounds as a whole.
     refused_since: Option<Instant>,
     alarm: Alarm,
@@ -131,6 +135,7 @@ impl Ticking {
             requests,
             queues: Requests::default(),
             failing: grievances.is_failing("tick"),
+            began_failing: grievances.is_failing("tick"),
             refused_since: None,
             grievances,
             alarm,
@@ -191,7 +196,10 @@ impl Ticking {
             true => {
                 self.refused_since.get_or_insert_with(Instant::now);
             }
-            false => self.refused_since = None,
+            false => {
+                self.refused_since = None;
+                self.began_failing = false;
+            }
         }
         tally.ticks(ticks);
         let fault = match refused {
@@ -238,8 +246,11 @@ impl Ticking {
 
     /// Whether another session may fare better: settings of the database and the role are those of a session's start.
     pub fn is_worn(&self) -> bool {
-        self.refused_since
-            .is_some_and(|since| since.elapsed() > GIVEN_UP_AFTER)
+        let limit = match self.began_failing {
+            true => GIVEN_UP_AGAIN_AFTER,
+            false => GIVEN_UP_AFTER,
+        };
+        self.refused_since.is_some_and(|since| since.elapsed() > limit)
     }
 
     /// Whether the modules that make better rounds have been installed since.
@@ -251,6 +262,11 @@ impl Ticking {
                 Ok(there.map_err(Trouble::query("look for pgq.ticker_round"))?.get(0))
             }
         }
+    }
+
+    /// Gives up the ticker's lock, so that the next session finds it free at once.
+    pub async fn let_go(&self) {
+        let _ = answer(self.session.batch_execute("select pg_advisory_unlock_all()")).await;
     }
 
     pub fn into_grievances(self) -> Grievances {

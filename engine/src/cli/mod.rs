@@ -156,7 +156,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Outcome> {
     let context = Context {
         output: Output::new(globals.output_mode(), globals.color, globals.quiet),
         shutdown: CancellationToken::new(),
-        log: log::install(globals.log_format, globals.verbosity())?,
+        log: log::install(globals.log_format, globals.verbosity(), globals.quiet)?,
     };
     match command {
         Command::Londiste(args) => Box::pin(londiste::run(args, &context)).await,

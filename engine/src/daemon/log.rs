@@ -44,8 +44,8 @@ impl Verbosity {
 }
 
 /// Install the process's log. `SKYTIDE_LOG` takes `tracing` filter directives for finer choices.
-pub fn install(format: LogFormat, verbosity: Verbosity) -> anyhow::Result<LogHandle> {
-    let handle = LogHandle::stderr(verbosity);
+pub fn install(format: LogFormat, verbosity: Verbosity, quiet: bool) -> anyhow::Result<LogHandle> {
+    let handle = LogHandle::stderr(quiet);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(verbosity)?)
         .with_writer(handle.clone())
@@ -86,7 +86,8 @@ fn filter(verbosity: Verbosity) -> anyhow::Result<EnvFilter> {
 #[derive(Clone)]
 pub struct LogHandle {
     sink: Arc<Mutex<Sink>>,
-    verbosity: Verbosity,
+    /// Nobody wants to see beside a file what goes into it.
+    quiet: bool,
 }
 
 enum Sink {
@@ -102,16 +103,16 @@ enum Echo {
 }
 
 impl LogHandle {
-    pub(super) fn stderr(verbosity: Verbosity) -> Self {
+    pub(super) fn stderr(quiet: bool) -> Self {
         Self {
             sink: Arc::new(Mutex::new(Sink::Stderr)),
-            verbosity,
+            quiet,
         }
     }
 
     /// Send lines to `path` from now on; somebody who sits at a terminal still sees them.
     pub fn to_file(&self, path: &Path) -> io::Result<()> {
-        let watched = io::stderr().is_terminal() && self.verbosity != Verbosity::Quiet;
+        let watched = io::stderr().is_terminal() && !self.quiet;
         let echo = if watched { Echo::Stderr } else { Echo::No };
         let sink = Sink::File {
             path: path.to_owned(),
@@ -238,7 +239,7 @@ mod tests {
     fn a_rotated_file_is_opened_anew() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("worker.log");
-        let mut log = LogHandle::stderr(Verbosity::Quiet);
+        let mut log = LogHandle::stderr(true);
         log.to_file(&path).expect("open");
         log.write_all(b"first\n").expect("write");
         std::fs::rename(&path, directory.path().join("worker.log.1")).expect("rotate");

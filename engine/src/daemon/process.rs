@@ -60,7 +60,6 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::log::Verbosity;
     use rustix::process::{Signal, getpid, kill_process};
     use std::time::Duration;
     use tokio::time::timeout;
@@ -68,7 +67,7 @@ mod tests {
     #[tokio::test]
     async fn hangup_reloads_and_the_first_terminate_asks_to_stop() {
         let shutdown = CancellationToken::new();
-        let mut reloads = arm(shutdown.clone(), LogHandle::stderr(Verbosity::Quiet)).expect("handlers");
+        let mut reloads = arm(shutdown.clone(), LogHandle::stderr(true)).expect("handlers");
         let deadline = Duration::from_secs(10);
         kill_process(getpid(), Signal::HUP).expect("we may signal ourselves");
         timeout(deadline, reloads.changed())

@@ -13,6 +13,7 @@ use super::super::{Context, Outcome};
 use super::status::table_status;
 use super::{Node, choose, info, local_tables, provider};
 use crate::capture::slot::{self, Publications};
+use crate::copy::CopyJob;
 use crate::table::MergeState;
 use crate::table::registry::{SetChange, set_of};
 
@@ -131,7 +132,9 @@ pub async fn add(node: &Node, args: &AddTableArgs, context: &Context) -> anyhow:
             let physical = dest.as_ref().unwrap_or(table);
             refuse_partitioned(node, physical).await?;
             if !root && !args.expect_sync && !args.skip_truncate {
-                refuse_filled(node, physical).await?;
+                let fix =
+                    "--skip-truncate, to have the rows of both; or --dest-table, another table for these";
+                refuse_filled(node, physical, fix).await?;
             }
             anyhow::Ok(())
         };
@@ -306,7 +309,7 @@ async fn explain_unknown(
 }
 
 /// A copy for one queue may not empty a table that another one fills.
-async fn refuse_filled(node: &Node, dest: &TableName) -> anyhow::Result<()> {
+async fn refuse_filled(node: &Node, dest: &TableName, fix: &str) -> anyhow::Result<()> {
     let other = node
         .session
         .query_opt(
@@ -323,7 +326,7 @@ async fn refuse_filled(node: &Node, dest: &TableName) -> anyhow::Result<()> {
             "table {dest} is filled by queue {} already, and a copy would empty it",
             row.get::<_, &str>(0)
         ))
-        .hint("--skip-truncate, to have the rows of both; or --dest-table, another table for these")
+        .hint(fix)
         .into()),
     }
 }
@@ -391,6 +394,9 @@ pub async fn remove(node: &Node, args: &NamesArgs, context: &Context) -> anyhow:
                 slot::lock_publications(&node.session).await?;
             }
             let outcome = londiste::local_remove_table(&*node.session, queue, &table).await?;
+            // What a copy has left; a worker that runs looks after it once more.
+            let copy = CopyJob::consumer(&node.settings.process.job_name, &table)?;
+            pgq_node::unregister_consumer(&*node.session, queue, &copy).await?;
             if publishes {
                 let physical = dest.as_deref().map(TableName::parse).transpose()?;
                 let physical = physical.as_ref().unwrap_or(&table);
@@ -415,7 +421,15 @@ pub async fn resync(node: &Node, args: &NamesArgs, context: &Context) -> anyhow:
     if info.node_type == "root" {
         return Err(Failure::usage("a root's tables are copied from nowhere").into());
     }
+    let infos = local_tables(node).await?;
     for table in chosen(node, args).await? {
+        let here = infos.iter().find(|t| t.table_name == table.to_string());
+        let dest = here
+            .and_then(|t| t.dest_table.as_deref())
+            .map(TableName::parse)
+            .transpose()?;
+        let fix = "remove-table it from that queue first; add-table it there again, with --skip-truncate, when this copy is done";
+        refuse_filled(node, dest.as_ref().unwrap_or(&table), fix).await?;
         if args.dry_run {
             context.output.note(&format!("would copy table {table} again"));
             continue;
