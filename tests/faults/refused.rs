@@ -53,7 +53,9 @@ async fn a_wrong_password_is_refused_and_never_shown() {
     let server = Server::start(options).await.unwrap();
     let admin = server.connect("postgres").await.unwrap();
     admin
-        .batch_execute("create role someone login password 'right'")
+        .batch_execute(
+            "set password_encryption = 'scram-sha-256'; create role someone login password 'right'",
+        )
         .await
         .unwrap();
     let place = format!(

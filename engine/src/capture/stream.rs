@@ -121,23 +121,30 @@ impl CaptureError {
         let CaptureError::Walsender(error) = &self else {
             return self;
         };
-        match error.server_error() {
+        let Some(error) = error.server_error() else {
+            return self;
+        };
+        let is_missing = match error.code.as_str() {
             // undefined_object
-            Some(error) if error.code == "42704" && error.message.starts_with("publication ") => {
-                CaptureError::Slot {
-                    slot: slot.clone(),
-                    what: format!(
-                        "cannot be read: {}, or was not when this was written",
-                        error.message
-                    ),
-                    fix: format!(
-                        "somebody dropped it. On the provider: select pg_drop_replication_slot({}); with the root's \
-                     configuration: add-table each table of the set again, by its name; then with this one: resync --all",
-                        quote_literal(slot.as_str())
-                    ),
-                }
-            }
-            _ => self,
+            "42704" => error.message.starts_with("publication "),
+            // object_not_in_prerequisite_state, a warning from 18 on
+            "55000" => error.message.starts_with("skipped loading publication "),
+            _ => false,
+        };
+        if !is_missing {
+            return self;
+        }
+        CaptureError::Slot {
+            slot: slot.clone(),
+            what: format!(
+                "cannot be read: {}, or did not when this was written",
+                error.message
+            ),
+            fix: format!(
+                "somebody dropped it. On the provider: select pg_drop_replication_slot({}); with the root's \
+                 configuration: add-table each table of the set again, by its name; then with this one: resync --all",
+                quote_literal(slot.as_str())
+            ),
         }
     }
 
