@@ -394,9 +394,10 @@ pub async fn remove(node: &Node, args: &NamesArgs, context: &Context) -> anyhow:
                 slot::lock_publications(&node.session).await?;
             }
             let outcome = londiste::local_remove_table(&*node.session, queue, &table).await?;
-            // What a copy has left; a worker that runs looks after it once more.
-            let copy = CopyJob::consumer(&node.settings.process.job_name, &table)?;
-            pgq_node::unregister_consumer(&*node.session, queue, &copy).await?;
+            // What a copy has left; a worker that runs looks after it once more. No copy has a name that is too long.
+            if let Ok(copy) = CopyJob::consumer(&node.settings.process.job_name, &table) {
+                pgq_node::unregister_consumer(&*node.session, queue, &copy).await?;
+            }
             if publishes {
                 let physical = dest.as_deref().map(TableName::parse).transpose()?;
                 let physical = physical.as_ref().unwrap_or(&table);

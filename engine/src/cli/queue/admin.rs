@@ -243,7 +243,8 @@ async fn forget(target: Option<&str>, names: &Names) -> anyhow::Result<()> {
 
 /// Move a consumer, backwards or forwards
 ///
-/// Its open batch is dropped; those that workers of a group have begun are theirs to the end. Events are kept for one to two rotation periods; a consumer can go back as far.
+/// Its open batch is dropped; those that workers of a group have begun are theirs to the end. Events are kept for one to
+/// two rotation periods; a consumer can go back as far.
 /// A consumer that writes into another database has its position there too: name it with --target.
 #[derive(Args, Debug)]
 #[command(after_help = "\
