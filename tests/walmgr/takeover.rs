@@ -79,6 +79,13 @@ async fn a_standby_that_does_not_get_the_stores_wal_is_not_promoted() {
     let standby = started(&stage, &[]).await;
     let last = stage.segment(100).await;
     stage.archived(&last).await;
+    let wanted = content(&stage.server).await;
+    // It does not stream, and the primary lives all the same.
+    stage.by("standby.ini", &["boot", "--wait", "2s"]).with(
+        1,
+        &["the primary lives", "primary_conninfo names answers", "--force"],
+    );
+    stage.server.stop(StopMode::Fast).await.unwrap();
     stage.by("standby.ini", &["boot", "--wait", "2s"]).with(
         1,
         &[
@@ -99,7 +106,6 @@ async fn a_standby_that_does_not_get_the_stores_wal_is_not_promoted() {
         .replace("/bin/false", &line);
     fs::write(&auto_conf, text).unwrap();
     standby.0.restart().await.unwrap();
-    let wanted = content(&stage.server).await;
     #[cfg(feature = "failpoints")]
     {
         let slave = format!("slave_data={}", stage.path("standby/data").display());
@@ -154,7 +160,14 @@ async fn a_store_that_cannot_be_asked_and_a_server_that_is_down_are_said() {
     stage
         .by("standby.ini", &["pause"])
         .with(1, &["no server runs on"]);
-    let standby = started(&stage, &[]).await;
+    // One that cannot connect: the primary does not know its user.
+    let dsn = format!("{} user=nobody_of_that_name", stage.server.dsn("postgres"));
+    let standby = started(&stage, &[("primary_conninfo", &dsn)]).await;
+    stage
+        .by("standby.ini", &["--set", "primary_conninfo=", "boot"])
+        .with(1, &["the primary lives", "--force"]);
+    let wanted = content_of_archived(&stage).await;
+    stage.server.stop(StopMode::Fast).await.unwrap();
     // Its memory of the store ends with the daemon: it has none.
     let both = format!("{}, {}", stage.store().display(), stage.path("away").display());
     let conf = stage.path("standby.ini");
@@ -171,7 +184,6 @@ async fn a_store_that_cannot_be_asked_and_a_server_that_is_down_are_said() {
         std::os::unix::fs::PermissionsExt::from_mode(0o777),
     )
     .unwrap();
-    let wanted = content_of_archived(&stage).await;
     stage.by("standby.ini", &["boot"]).with(0, &[]);
     assert_eq!(content(&standby.0).await, wanted);
 }

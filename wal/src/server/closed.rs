@@ -8,18 +8,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use skytide_sql::Lsn;
-use skytide_sql::conn::ConnectString;
 
 use super::error::ServerError;
 use super::pidfile::Postmaster;
+use super::primary;
 use super::takeover::{LOOK, Takeover, TookOver, check_successor, done, furthest};
 use crate::control::{self, ClusterState, ControlFile};
 use crate::durable::{self, Attach};
 use crate::ship::{self, DeadServer};
-use crate::walsender::{Client, Mode, WalsenderError};
 
-/// A primary that does not answer for so long is not there.
-const ANSWER: Duration = Duration::from_secs(5);
 /// Its WAL is read anew each time.
 const LOOK_AT_WAL: Duration = Duration::from_millis(200);
 
@@ -59,28 +56,9 @@ async fn no_primary(settings: &Takeover, postmaster: &Postmaster, system_id: u64
         return Err(ServerError::PrimaryLives);
     }
     match &settings.primary {
-        Some(primary) if answers(primary, &settings.application_name, system_id).await => {
-            let host = primary.hosts().first().map(ToString::to_string);
-            Err(ServerError::PrimaryAnswers {
-                host: host.unwrap_or_default(),
-            })
-        }
+        Some(primary) => primary::is_gone(primary, &settings.application_name, system_id).await,
         None if receiver == Receiver::Unknown => Err(ServerError::PrimaryUnknown),
-        _ => Ok(()),
-    }
-}
-
-/// A server that says no is a server, too: it starts, or does not know us.
-async fn answers(primary: &ConnectString, application_name: &str, system_id: u64) -> bool {
-    let asked = async {
-        let mut client = Client::connect(primary, Mode::Physical, application_name).await?;
-        let same = client.identify_system().await?.system_id == system_id;
-        Ok::<bool, WalsenderError>(same && !client.is_read_only().await?)
-    };
-    match tokio::time::timeout(ANSWER, asked).await {
-        Ok(Ok(answers)) => answers,
-        Ok(Err(error)) => error.server_error().is_some(),
-        Err(_) => false,
+        None => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use skytide_sql::Lsn;
-use skytide_sql::conn::ConnectError;
+use skytide_sql::conn::{ConnectError, ConnectStringError};
 
 use super::sync_names::SyncNames;
 use crate::TimelineId;
@@ -68,6 +68,8 @@ pub enum ServerError {
         "the primary lives: the server that primary_conninfo names answers at {host}, and takes writes or may"
     )]
     PrimaryAnswers { host: String },
+    #[error("the primary cannot be asked whether it lives: the standby's primary_conninfo is not understood")]
+    Conninfo(#[source] ConnectStringError),
     #[error(
         "whether the primary lives is not known: nobody may ask the standby, its processes do not tell whether it \
          streams, and primary_conninfo is not set here"

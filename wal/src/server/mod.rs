@@ -9,6 +9,7 @@ mod closed;
 mod error;
 mod facts;
 mod pidfile;
+mod primary;
 mod queries;
 mod replay;
 mod settings;

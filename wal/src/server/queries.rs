@@ -53,7 +53,8 @@ pub const RESUME: &str = "select pg_catalog.pg_wal_replay_resume()";
 pub const STANDBY: &str = "\
 select pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_replay_lsn()::text,
        (select status from pg_catalog.pg_stat_wal_receiver), pg_catalog.current_setting('restore_command'),
-       (select system_identifier from pg_catalog.pg_control_system())";
+       (select system_identifier from pg_catalog.pg_control_system()),
+       (select setting from pg_catalog.pg_settings where name = 'primary_conninfo')";
 
 pub const REPLAYED: &str = "select pg_catalog.pg_is_in_recovery(), pg_catalog.pg_last_wal_replay_lsn()::text";
 

@@ -13,7 +13,7 @@ use skytide_sql::fault::Fault;
 
 use super::error::{Doing, ServerError};
 use super::pidfile::Postmaster;
-use super::{closed, queries, replay};
+use super::{closed, primary, queries, replay};
 use crate::durable::Attach;
 use crate::store::Store;
 use crate::succession::successor_of;
@@ -28,7 +28,7 @@ pub struct Takeover {
     /// The standby's.
     pub data_dir: PathBuf,
     pub server: ConnectString,
-    /// The primary's, for a standby that cannot be asked whether it streams.
+    /// The primary's; `None`: as the standby's `primary_conninfo` has it.
     pub primary: Option<ConnectString>,
     pub application_name: String,
     pub stores: Vec<Arc<dyn Store>>,
@@ -87,8 +87,10 @@ pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
         }
     };
     let row = session.query_one(queries::STANDBY, &[]).await.doing(DOING)?;
-    let (in_recovery, receiver, restore_command, system_id): (bool, Option<String>, String, i64) =
-        (row.get(0), row.get(2), row.get(3), row.get(4));
+    let (in_recovery, receiver, restore_command): (bool, Option<String>, String) =
+        (row.get(0), row.get(2), row.get(3));
+    let (system_id, conninfo): (i64, Option<String>) = (row.get(4), row.get(5));
+    let system_id = system_id.cast_unsigned();
     if !in_recovery {
         let timeline = writes(&session).await?;
         return Ok(TookOver {
@@ -100,12 +102,15 @@ pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
             promoted_in: Duration::ZERO,
         });
     }
-    if receiver.as_deref() == Some("streaming") && !settings.force {
-        return Err(ServerError::PrimaryLives);
+    if !settings.force {
+        if receiver.as_deref() == Some("streaming") {
+            return Err(ServerError::PrimaryLives);
+        }
+        no_primary(settings, conninfo.as_deref(), system_id).await?;
     }
     // What waits to be replayed would be given up.
     replay::resume(&session, settings.patience).await?;
-    let stored = furthest(settings, system_id.cast_unsigned()).await?;
+    let stored = furthest(settings, system_id).await?;
     let began = Instant::now();
     was_not_left(&session, settings).await?;
     if let Some((lsn, location)) = &stored {
@@ -122,6 +127,22 @@ pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
         .doing("promote the standby (pg_promote)")?;
     drop(session);
     done(settings, stored, replayed_in, began).await
+}
+
+/// Refuses while the primary answers: that nothing streams may only mean that the connection is broken, or not there yet.
+async fn no_primary(
+    settings: &Takeover,
+    conninfo: Option<&str>,
+    system_id: u64,
+) -> Result<(), ServerError> {
+    let own = match conninfo.filter(|text| !text.is_empty()) {
+        Some(text) if settings.primary.is_none() => Some(text.parse().map_err(ServerError::Conninfo)?),
+        _ => None,
+    };
+    match settings.primary.as_ref().or(own.as_ref()) {
+        Some(primary) => primary::is_gone(primary, &settings.application_name, system_id).await,
+        None => Ok(()),
+    }
 }
 
 /// What the standby has replayed is WAL of whoever went on from its timeline, as far as the stores know of one.

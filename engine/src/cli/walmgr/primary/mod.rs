@@ -80,6 +80,9 @@ impl Advice for ServerError {
                  boot here. If another server answers there: --force."
                     .into()
             }
+            ServerError::Conninfo(_) => {
+                "Set primary_conninfo in the configuration here. If the primary is dead for certain: --force.".into()
+            }
             ServerError::PrimaryUnknown => {
                 "Set primary_conninfo, so that the primary can be asked. If it is dead for certain: --force.".into()
             }

@@ -14,7 +14,7 @@ use crate::config::unit;
 
 pub const HELP: &str = "\
 Replays what the stores have, promotes the standby, and waits until it takes writes. It is refused while the primary \
-streams to it, when a store cannot be asked, and when the standby does not get what a store has. After it took over, it is \
+streams to it or answers, when a store cannot be asked, and when the standby does not get what a store has. After it took over, it is \
 a success that changes nothing.
 
 It looks at no other standby: skytide promote chooses among several and fences the primary.
