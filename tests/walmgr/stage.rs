@@ -80,6 +80,13 @@ impl Daemon {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
+    /// Told to stop, it leaves with this code.
+    pub async fn ends_with(mut self, code: i32) {
+        self.signal(Signal::TERM);
+        let status = wait::until("the end", PATIENCE, async || Ok(self.0.try_wait()?)).await;
+        assert_eq!(status.unwrap().code(), Some(code));
+    }
+
     pub async fn ends_politely(mut self) {
         let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
         let status = wait::until("the daemon to end", PATIENCE, async || Ok(self.0.try_wait()?))

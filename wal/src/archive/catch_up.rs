@@ -1,11 +1,13 @@
 //! A store that was left behind is given what it lacks, from one that has it.
 //!
-//! It is found out by looking, not by remembering: whoever left it behind may be dead.
+//! It is found out by looking, not by remembering: whoever left it behind may be dead. WAL that no backup in any store needs
+//! is not copied: it was purged where it is missing, or will be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Archiver;
+use crate::backup::Needed;
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::{Content, ObjectName, Prefix, Put, Store, StoreError, layout};
 use crate::{SegmentName, WalFileName};
@@ -52,7 +54,16 @@ pub async fn catch_up(stores: &[Arc<dyn Store>]) -> Round {
             Err(error) => round.trouble.push((store.location().to_owned(), error)),
         }
     }
-    let all: BTreeSet<&ObjectName> = names.values().flatten().collect();
+    let mut all: BTreeSet<&ObjectName> = names.values().flatten().collect();
+    if names.values().any(|has| has.len() < all.len()) {
+        // After the files: what a purge took is not taken back, since its backups went before.
+        let asked: Vec<Arc<dyn Store>> = names
+            .keys()
+            .filter_map(|place| stores.get(*place).cloned())
+            .collect();
+        let needed = needed(&asked).await;
+        all.retain(|name| needed.as_ref().is_none_or(|needed| needed.object(name)));
+    }
     for (place, has) in &names {
         let Some(store) = stores.get(*place) else { continue };
         let lacks = all.iter().filter(|name| !has.contains(**name));
@@ -78,6 +89,11 @@ pub async fn catch_up(stores: &[Arc<dyn Store>]) -> Round {
         }
     }
     round
+}
+
+/// `None`: everything, as far as anybody knows.
+async fn needed(stores: &[Arc<dyn Store>]) -> Option<Needed> {
+    Needed::by_all(stores).await.unwrap_or_default()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +159,12 @@ impl Archiver {
             has.push(names);
         }
         let own = layout::object_of(name);
-        let all: BTreeSet<&ObjectName> = has.iter().flatten().filter(|name| **name < own).collect();
+        let mut all: BTreeSet<&ObjectName> = has.iter().flatten().filter(|name| **name < own).collect();
+        all.retain(|name| !has.iter().all(|has| has.contains(*name)));
+        if !all.is_empty() {
+            let needed = needed(stores).await;
+            all.retain(|name| needed.as_ref().is_none_or(|needed| needed.object(name)));
+        }
         let mut copied = 0;
         for (place, (store, has)) in stores.iter().zip(&has).enumerate() {
             let sources: Vec<&Arc<dyn Store>> = stores

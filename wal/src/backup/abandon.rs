@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::claim::Unfinished;
 use super::retention::{self, Purge};
 use super::stores::{Stores, list};
 use super::{BackupError, Summary, unix_now};
@@ -68,7 +69,7 @@ pub async fn plan(
             };
             own.expect(store.location(), found)?;
         }
-        if let Some(label) = retention::unfinished_by_age(&**store, unix_now()).await?.alive() {
+        if let Some(label) = Unfinished::of(&**store, unix_now()).await?.alive() {
             return Err(refused(format!(
                 "backup {label} is being taken in store {}",
                 store.location()
@@ -159,7 +160,8 @@ async fn history_in_any(
 
 /// Carries out what was planned for a store. The history goes last: until then the command can be given again.
 pub async fn carry_out(store: &dyn Store, abandoned: &Abandoned) -> Result<(), BackupError> {
-    retention::carry_out(store, &abandoned.purge).await?;
+    retention::remove_backups(store, &abandoned.purge).await?;
+    retention::remove_wal(store, &abandoned.purge).await?;
     fail::fail_point!("abandon::history");
     if let Some((history, _)) = &abandoned.history {
         store.delete(history).await?;

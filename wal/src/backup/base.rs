@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use skytide_sql::Oid;
 
+use super::claim::Claim;
 use super::content::{ContentWriter, Filler};
 use super::manifest::{self, Backup, Contents, DamagedFile, File, Tablespace};
 use super::page::{PAGE, PageCheck, RelationPath, SEGMENT_PAGES};
@@ -47,19 +48,49 @@ pub struct Settings {
     pub wal_timeout: Duration,
 }
 
-/// Takes a backup over a physical replication connection.
+/// Takes a backup over a physical replication connection. Once `stop` is there nothing stays of it.
 pub async fn take(
     mut client: Client,
     stores: Arc<Stores>,
     settings: &Settings,
     progress: &Progress,
+    stop: impl Future<Output = ()>,
 ) -> Result<Summary, BackupError> {
     progress.enter("checkpoint", 0);
     let started = unix_now();
     let (identity, timeline) = identify(&mut client).await?;
-    let data_checksums = client.show("data_checksums").await? == "on";
-    let label = begin(&stores, identity, timeline, started, None).await?;
+    let claim = Claim::make(&stores, identity, timeline, started, None).await?;
+    let label = claim.label().clone();
+    let begun = Begun {
+        label,
+        identity,
+        started,
+    };
+    let work = Box::pin(copy(client, stores, begun, settings, progress));
+    claim.hold(work, stop).await
+}
 
+/// What is known of a backup before its first byte.
+pub(super) struct Begun {
+    pub label: Label,
+    pub identity: Identity,
+    pub started: i64,
+}
+
+/// Steps 2 to 6.
+async fn copy(
+    mut client: Client,
+    stores: Arc<Stores>,
+    begun: Begun,
+    settings: &Settings,
+    progress: &Progress,
+) -> Result<Summary, BackupError> {
+    let Begun {
+        label,
+        identity,
+        started,
+    } = begun;
+    let data_checksums = client.show("data_checksums").await? == "on";
     let options = BaseBackupOptions {
         label: format!("skytide {label}"),
         fast_checkpoint: settings.fast_checkpoint,
@@ -177,37 +208,6 @@ fn parse_size(text: &str) -> Option<u64> {
         _ => return None,
     };
     digits.parse::<u64>().ok()?.checked_mul(unit)
-}
-
-/// Step 1. Returns the backup's label.
-pub(super) async fn begin(
-    stores: &Stores,
-    identity: Identity,
-    timeline: TimelineId,
-    started: i64,
-    parent: Option<&Label>,
-) -> Result<Label, BackupError> {
-    stores.claim(identity, timeline).await?;
-    let kind = match parent {
-        Some(_) => Kind::Incremental,
-        None => Kind::Full,
-    };
-    // A purge leaves alone what a backup says it is built on.
-    let parent = parent.map_or_else(String::new, |parent| format!("parent = {parent}\n"));
-    // Two in one second get labels of two seconds.
-    for second in started..started + 60 {
-        let label = Label::new(second, kind).ok_or(BackupError::GivenUp)?;
-        let note = format!("process = {}\nstarted = {started}\n{parent}", std::process::id());
-        match stores.put(&label, &label.claim(), Content::new(note)).await {
-            Err(BackupError::Taken(_)) => {}
-            Err(error) => return Err(error),
-            Ok(()) => {
-                fail::fail_point!("backup::claimed");
-                return Ok(label);
-            }
-        }
-    }
-    Err(BackupError::GivenUp)
 }
 
 /// Steps 5 and 6.

@@ -19,7 +19,8 @@ use std::time::Duration;
 use skytide_sql::Lsn;
 use skytide_sql::conn::{self, ConnectString};
 
-use super::base::{Incoming, begin, complete, extents_of, identify};
+use super::base::{Begun, Incoming, complete, extents_of, identify};
+use super::claim::Claim;
 use super::content::{ContentWriter, FRAME, Filler, finished};
 use super::files::{Found, Tree};
 use super::incremental::{Base, changes};
@@ -47,12 +48,13 @@ pub struct Settings {
     pub wal_timeout: Duration,
 }
 
-/// Takes a backup of the server that `target` names.
+/// Takes a backup of the server that `target` names. Once `stop` is there nothing stays of it.
 pub async fn take(
     target: &ConnectString,
     stores: Arc<Stores>,
     settings: &Settings,
     progress: &Arc<Progress>,
+    stop: impl Future<Output = ()>,
 ) -> Result<Summary, BackupError> {
     progress.enter("checkpoint", 0);
     let started = unix_now();
@@ -68,7 +70,39 @@ pub async fn take(
     if control.system_id != identity.system_id {
         return Err(not_its_directory(&settings.data_dir, "it is another cluster's"));
     }
-    let label = begin(&stores, identity, timeline, started, settings.parent.as_ref()).await?;
+    let claim = Claim::make(&stores, identity, timeline, started, settings.parent.as_ref()).await?;
+    let begun = Begun {
+        label: claim.label().clone(),
+        identity,
+        started,
+    };
+    let work = Box::pin(of_directory(
+        &server,
+        server_version,
+        control,
+        stores,
+        begun,
+        settings,
+        progress,
+    ));
+    claim.hold(work, stop).await
+}
+
+/// Steps 2 to 5.
+async fn of_directory(
+    server: &Server<'_>,
+    server_version: u32,
+    control: ControlFile,
+    stores: Arc<Stores>,
+    begun: Begun,
+    settings: &Settings,
+    progress: &Arc<Progress>,
+) -> Result<Summary, BackupError> {
+    let Begun {
+        label,
+        identity,
+        started,
+    } = begun;
     let parent = match &settings.parent {
         Some(label) => Some(read_manifest(&stores, label).await?),
         None => None,

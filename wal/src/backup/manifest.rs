@@ -56,6 +56,21 @@ pub struct Summary {
     pub tablespaces: Vec<Tablespace>,
 }
 
+impl Summary {
+    /// The order in which backups were taken, whatever the clocks said.
+    pub fn by_wal(&self, other: &Summary) -> std::cmp::Ordering {
+        let place = |backup: &Summary| (backup.timeline, backup.start_lsn);
+        let by_label = || self.label.cmp(&other.label);
+        place(self).cmp(&place(other)).then_with(by_label)
+    }
+
+    /// Taken by a host whose clock was wrong, or `now`, in seconds since 1970, is.
+    pub fn is_of_the_future(&self, now: i64) -> bool {
+        const CLOCKS_DIFFER: i64 = 3600;
+        self.finished > now.saturating_add(CLOCKS_DIFFER)
+    }
+}
+
 /// A run of bytes of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(from = "(u16, u64, u64)", into = "(u16, u64, u64)")]

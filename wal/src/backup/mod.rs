@@ -8,12 +8,14 @@
 pub mod abandon;
 pub mod base;
 pub mod changes;
+mod claim;
 pub mod content;
 mod error;
 mod files;
 mod incremental;
 pub mod local;
 pub mod manifest;
+pub mod needed;
 pub mod page;
 pub mod plan;
 pub mod recovery;
@@ -32,12 +34,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use error::BackupError;
 pub use manifest::{Backup, Summary};
-pub use stores::{Chain, Stores, list, read_manifest, unfinished};
+pub use needed::Needed;
+pub use stores::{Chain, Stores, list, read_manifest};
 
 use crate::store::{ObjectName, Prefix};
 
 /// A backup's name: the UTC second it was begun, and `F` for a full, `I` for an incremental one
-/// (`20261125T184500F`). Labels sort by time.
+/// (`20261125T184500F`). Labels sort by time, as the clock of the host had it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(String);
 
@@ -94,6 +97,10 @@ impl Label {
 
     pub(crate) fn claim(&self) -> ObjectName {
         self.object("started")
+    }
+
+    pub(crate) fn sign(&self, unix_time: i64) -> ObjectName {
+        self.object(&format!("alive/{unix_time}"))
     }
 
     pub(crate) fn data(&self, number: u32) -> ObjectName {

@@ -1,19 +1,24 @@
 //! Which backups may go, and which WAL with them.
+//!
+//! Of its backups each store keeps what the rules say. WAL is looked at for all stores together: it stays everywhere while
+//! a backup in any of them may be recovered with it, and nothing of it goes while one of them cannot be asked. So a store
+//! that was away finds in the others what it missed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use skytide_sql::Lsn;
 
+use super::claim::{Unfinished, remove};
+use super::needed::Needed;
 use super::plan::history;
-use super::stores::{Stores, list, unfinished};
+use super::stores::{Stores, list};
 use super::{BackupError, Kind, Label, Summary, unix_now};
 use crate::restore::Restorer;
+use crate::store::identity::{Identity, IdentityError};
 use crate::store::{ObjectName, PartialName, Prefix, Store, StoreError, layout};
-use crate::{HistoryFile, SegmentName, SegmentSize, TimelineId, WalFileName};
-
-/// A backup that nobody finished is taken for dead after this time. Large ones take days.
-const DEAD_AFTER: i64 = 7 * 24 * 3600;
+use crate::{HistoryFile, TimelineId, WalFileName};
 
 /// What has to stay. A backup goes only if no rule keeps it; without any rule everything stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,7 +34,7 @@ pub struct Keep {
 pub struct Purge {
     pub kept: Vec<Summary>,
     pub backups: Vec<Summary>,
-    /// Begun long ago, never finished.
+    /// Begun, never finished, and silent.
     pub unfinished: Vec<Label>,
     pub wal: Vec<ObjectName>,
     pub wal_bytes: u64,
@@ -51,8 +56,8 @@ impl Way {
     }
 }
 
-/// The backups that stay and those that go, both oldest first. What `claimed` names is in use. Only backups on the way to
-/// the newest timeline are counted: with another one that cluster cannot be restored.
+/// The backups that stay and those that go, both oldest first, by their WAL: clocks may have been wrong. What `claimed` names
+/// is in use. Only backups on the way to the newest timeline are counted: with another one that cluster cannot be restored.
 pub fn decide(
     mut backups: Vec<Summary>,
     keep: Keep,
@@ -60,7 +65,7 @@ pub fn decide(
     way: &Way,
     now: i64,
 ) -> (Vec<Summary>, Vec<Summary>) {
-    backups.sort_by(|a, b| a.label.cmp(&b.label));
+    backups.sort_by(Summary::by_wal);
     if keep == Keep::default() {
         return (backups, Vec::new());
     }
@@ -80,24 +85,26 @@ pub fn decide(
     }
     if let Some(age) = keep.age {
         let since = now.saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
-        let (old, young): (Vec<&Summary>, Vec<&Summary>) =
-            backups.iter().partition(|backup| backup.finished < since);
-        wanted.extend(young.iter().map(|backup| backup.label.clone()));
+        let finished = finished(&backups, now);
+        let (old, young): (Vec<_>, Vec<_>) = backups
+            .iter()
+            .zip(finished)
+            .partition(|(_, finished)| *finished < since);
+        wanted.extend(young.iter().map(|(backup, _)| backup.label.clone()));
         // The moment the window begins is reached from the last backup before it.
-        let old = old.iter().filter(|backup| way.leads_on_from(backup));
-        let last = old.max_by_key(|backup| backup.finished);
-        wanted.extend(last.map(|backup| backup.label.clone()));
+        let last = old.iter().rfind(|(backup, _)| way.leads_on_from(backup));
+        wanted.extend(last.map(|(backup, _)| backup.label.clone()));
     }
     wanted.extend(claimed.iter().cloned());
     // The newest backup is never too many, nor the newest of the cluster as it is now.
+    let by_clock = backups.iter().filter(|backup| !backup.is_of_the_future(now));
     let newest = backups.iter().rfind(|backup| way.leads_on_from(backup));
-    wanted.extend(
-        backups
-            .last()
-            .into_iter()
-            .chain(newest)
-            .map(|backup| backup.label.clone()),
-    );
+    let always = [
+        by_clock.max_by_key(|backup| &backup.label),
+        newest,
+        backups.last(),
+    ];
+    wanted.extend(always.into_iter().flatten().map(|backup| backup.label.clone()));
     // And what a kept one is built on.
     loop {
         let needed: Vec<Label> = backups
@@ -117,112 +124,117 @@ pub fn decide(
         .partition(|backup| wanted.contains(&backup.label))
 }
 
-/// Whether recovery from one of the backups may ask for a segment that ends at `end`.
-pub fn needs(
-    kept: &[Summary],
-    histories: &BTreeMap<TimelineId, HistoryFile>,
-    timeline: TimelineId,
-    end: Lsn,
-) -> bool {
-    kept.iter().any(|backup| {
-        if end <= backup.start_lsn {
-            return false;
-        }
-        let own = TimelineId::new(backup.timeline);
-        match (own, histories.get(&timeline)) {
-            (Some(own), _) if own == timeline => true,
-            // On a way that leads on from the backup.
-            (Some(own), Some(history)) => history
-                .range_of(own)
-                .is_some_and(|(_, left)| left.is_none_or(|left| left >= backup.stop_lsn)),
-            // Nobody knows: it stays.
-            (None, _) | (_, None) => true,
-        }
-    })
-}
-
-/// Backups that nobody has finished.
-#[derive(Debug, Default)]
-pub(super) struct Unfinished {
-    pub dead: Vec<Label>,
-    /// May still be written, with what they are built on.
-    pub alive: Vec<(Label, Option<Label>)>,
-}
-
-impl Unfinished {
-    /// The newest that may still be written.
-    pub fn alive(&self) -> Option<&Label> {
-        self.alive.last().map(|(label, _)| label)
-    }
-}
-
-pub(super) async fn unfinished_by_age(store: &dyn Store, now: i64) -> Result<Unfinished, StoreError> {
-    let mut found = Unfinished::default();
-    for label in unfinished(store).await? {
-        let note = store.get(&label.claim()).await?;
-        let text = note
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default();
-        let line = |key: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "))
-        };
-        let started = line("started").and_then(|started| started.parse::<i64>().ok());
-        match started.is_none_or(|started| started < now - DEAD_AFTER) {
-            true => found.dead.push(label),
-            false => found
-                .alive
-                .push((label, line("parent").and_then(|parent| parent.parse().ok()))),
-        }
-    }
-    Ok(found)
-}
-
-/// What would go from a store.
-pub async fn plan(
-    store: &std::sync::Arc<dyn Store>,
-    keep: Keep,
-    with_wal: bool,
-) -> Result<Purge, BackupError> {
-    let alone = Stores::new(vec![store.clone()], 1);
-    let now = unix_now();
-    // Before the list: one that ends meanwhile is in both, and what it is built on stays.
-    let unfinished = unfinished_by_age(&**store, now).await?;
-    fail::fail_point!("purge::unfinished");
-    // One that cannot be read is neither purged nor counted, and its WAL not known: nothing goes.
-    let backups = list(&alone).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let mut purge = Purge::default();
-    let under_way = unfinished.alive().cloned();
-    let claimed: Vec<Label> = unfinished
-        .alive
-        .into_iter()
-        .filter_map(|(_, parent)| parent)
+/// When the backups, which are in the order of their WAL, were finished. One that a wrong clock put into the future was so
+/// before the next one.
+fn finished(backups: &[Summary], now: i64) -> Vec<i64> {
+    let mut after = now;
+    let mut finished: Vec<i64> = backups
+        .iter()
+        .rev()
+        .map(|backup| {
+            if !backup.is_of_the_future(now) {
+                after = backup.finished.min(now);
+            }
+            after
+        })
         .collect();
-    purge.unfinished = unfinished.dead;
-    let way = way(store, &backups).await?;
-    let (kept, dropped) = decide(backups, keep, &claimed, &way, now);
-    purge.backups = dropped;
-    if let Some(label) = under_way {
-        // Nobody knows yet where its WAL begins.
-        tracing::info!(backup = %label, "a backup is being taken: WAL stays until it has ended");
-    } else if !kept.iter().any(|backup| way.leads_on_from(backup)) {
-        tracing::info!("no backup leads to the newest timeline: WAL stays until there is one");
-    } else if with_wal && let Some(first) = kept.first() {
-        let size = SegmentSize::new(first.segment_bytes);
-        let size = size.ok_or_else(|| BackupError::BadManifest {
-            label: first.label.clone(),
-            what: "segment size".into(),
-        })?;
-        wal(store, &kept, size, &mut purge).await?;
-    }
-    purge.kept = kept;
-    Ok(purge)
+    finished.reverse();
+    finished
 }
 
-/// To the newest timeline that the store knows of.
-async fn way(store: &std::sync::Arc<dyn Store>, backups: &[Summary]) -> Result<Way, BackupError> {
-    let mut files = store.list(&layout::histories()).await?;
-    files.extend(store.list(&layout::wal_files()).await?);
+/// Why all WAL stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holds {
+    /// A store cannot be asked: it may lack WAL that the others have.
+    Silent { location: String },
+    /// A backup is being taken, and nobody knows yet where its WAL begins.
+    UnderWay { label: Label, location: String },
+    /// No backup leads to the newest timeline.
+    NoWay,
+}
+
+/// What would go.
+#[derive(Debug)]
+pub struct Plan {
+    pub of: Vec<(Arc<dyn Store>, Purge)>,
+    /// Those that cannot be asked. Nothing goes from them.
+    pub silent: Vec<StoreError>,
+    /// Of the WAL nothing goes, for this reason.
+    pub holds: Option<Holds>,
+}
+
+/// What would go from the stores.
+pub async fn plan(stores: &[Arc<dyn Store>], keep: Keep, with_wal: bool) -> Result<Plan, BackupError> {
+    let now = unix_now();
+    let mut plan = Plan {
+        of: Vec::new(),
+        silent: Vec::new(),
+        holds: None,
+    };
+    let mut known: Option<Identity> = None;
+    for store in stores {
+        match Identity::read(&**store).await {
+            Ok(Some(found)) => known.get_or_insert(found).expect(store.location(), found)?,
+            Ok(None) => {}
+            Err(IdentityError::Store(error)) => {
+                let location = store.location().to_owned();
+                plan.holds = Some(Holds::Silent { location });
+                plan.silent.push(error);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        plan.of.push((store.clone(), Purge::default()));
+    }
+    let mut claimed = Vec::new();
+    // Before the list: one that ends meanwhile is in both, and what it is built on stays.
+    for (store, purge) in &mut plan.of {
+        let unfinished = Unfinished::of(&**store, now).await?;
+        if let Some(label) = unfinished.alive().cloned() {
+            let location = store.location().to_owned();
+            plan.holds.get_or_insert(Holds::UnderWay { label, location });
+        }
+        claimed.extend(unfinished.alive.into_iter().filter_map(|(_, parent)| parent));
+        purge.unfinished = unfinished.dead;
+    }
+    fail::fail_point!("purge::unfinished");
+    for (store, purge) in &mut plan.of {
+        // One that cannot be read is neither purged nor counted, and its WAL not known: nothing goes.
+        let alone = Stores::new(vec![store.clone()], 1);
+        purge.kept = list(&alone).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    }
+    let asked: Vec<Arc<dyn Store>> = plan.of.iter().map(|(store, _)| store.clone()).collect();
+    let all = plan.of.iter().flat_map(|(_, purge)| &purge.kept);
+    let way = way(&asked, &all.cloned().collect::<Vec<_>>()).await?;
+    for (_, purge) in &mut plan.of {
+        let backups = std::mem::take(&mut purge.kept);
+        (purge.kept, purge.backups) = decide(backups, keep, &claimed, &way, now);
+    }
+    let kept: Vec<Summary> = plan.of.iter().flat_map(|(_, purge)| purge.kept.clone()).collect();
+    if !with_wal {
+        plan.holds = None;
+        return Ok(plan);
+    }
+    if !kept.iter().any(|backup| way.leads_on_from(backup)) {
+        plan.holds.get_or_insert(Holds::NoWay);
+    }
+    if plan.holds.is_none()
+        && let Some(needed) = Needed::by(kept, &asked).await?
+    {
+        for (store, purge) in &mut plan.of {
+            wal(&**store, &needed, purge).await?;
+        }
+    }
+    Ok(plan)
+}
+
+/// To the newest timeline that the stores know of.
+async fn way(stores: &[Arc<dyn Store>], backups: &[Summary]) -> Result<Way, BackupError> {
+    let mut files = Vec::new();
+    for store in stores {
+        files.extend(store.list(&layout::histories()).await?);
+        files.extend(store.list(&layout::wal_files()).await?);
+    }
     let of_file = |name: &ObjectName| match layout::wal_file_of(name)? {
         WalFileName::History(timeline) => Some(timeline),
         WalFileName::Segment(segment) | WalFileName::Partial(segment) => Some(segment.timeline()),
@@ -235,7 +247,7 @@ async fn way(store: &std::sync::Arc<dyn Store>, backups: &[Summary]) -> Result<W
     let Some(newest) = of_files.chain(of_backups).max() else {
         return Ok(Way::default());
     };
-    let restorer = Restorer::new(vec![store.clone()], None);
+    let restorer = Restorer::new(stores.to_vec(), None);
     match history(&restorer, newest).await {
         Ok(history) => Ok(Way(Some(history))),
         // The server was on it before there was a store.
@@ -245,57 +257,48 @@ async fn way(store: &std::sync::Arc<dyn Store>, backups: &[Summary]) -> Result<W
     }
 }
 
-async fn wal(
-    store: &std::sync::Arc<dyn Store>,
-    kept: &[Summary],
-    size: SegmentSize,
-    purge: &mut Purge,
-) -> Result<(), BackupError> {
-    let mut histories = BTreeMap::new();
-    let restorer = Restorer::new(vec![store.clone()], None);
-    let listed = store.list(&layout::wal_files()).await?;
-    let segment_of = |name: &ObjectName| match layout::wal_file_of(name)? {
-        WalFileName::Segment(segment)
-        | WalFileName::Partial(segment)
-        | WalFileName::BackupHistory { segment, .. } => Some(segment),
-        WalFileName::History(_) => None,
-    };
-    let timelines: BTreeSet<TimelineId> = listed
-        .iter()
-        .filter_map(|listed| segment_of(&listed.name))
-        .map(SegmentName::timeline)
-        .collect();
-    for timeline in timelines {
-        // Without its history a timeline's WAL stays.
-        if let Ok(history) = history(&restorer, timeline).await {
-            histories.insert(timeline, history);
-        }
-    }
-    let end_of = |segment: SegmentName| segment.number(size).map(|number| number.end(size));
-    let goes = |segment: SegmentName| {
-        end_of(segment).is_some_and(|end| !needs(kept, &histories, segment.timeline(), end))
-    };
-    for listed in listed {
-        if segment_of(&listed.name).is_some_and(goes) {
+async fn wal(store: &dyn Store, needed: &Needed, purge: &mut Purge) -> Result<(), BackupError> {
+    for listed in store.list(&layout::wal_files()).await? {
+        if !needed.object(&listed.name) {
             purge.wal_bytes += listed.bytes;
             purge.wal.push(listed.name);
         }
     }
     for listed in store.partials(&Prefix::default()).await? {
-        if layout::segment_of(&listed.name).is_some_and(goes) {
+        if layout::segment_of(&listed.name).is_some_and(|segment| !needed.segment(segment)) {
             purge.partials.push(listed.name);
         }
     }
     Ok(())
 }
 
-/// Carries a plan out. A backup's manifest goes first: from then on it is none. What a broken-off run leaves, the
-/// next one finds as unfinished.
+/// Carries a plan out: the backups go from every store before any WAL does. What a broken-off run leaves, the next one finds.
 ///
 /// # Errors
 /// [`BackupError::Begun`] if a backup was begun since the plan that needs what would go.
-pub async fn carry_out(store: &dyn Store, purge: &Purge) -> Result<(), BackupError> {
-    for (label, parent) in unfinished_by_age(store, unix_now()).await?.alive {
+pub async fn carry_out(plan: &Plan) -> Result<(), BackupError> {
+    for (store, purge) in &plan.of {
+        remove_backups(&**store, purge).await?;
+    }
+    if plan.of.iter().any(|(_, purge)| !purge.wal.is_empty()) {
+        for (store, _) in &plan.of {
+            if let Some((label, _)) = Unfinished::of(&**store, unix_now()).await?.alive.pop() {
+                return Err(BackupError::Begun { label });
+            }
+        }
+    }
+    for (store, purge) in &plan.of {
+        remove_wal(&**store, purge).await?;
+    }
+    Ok(())
+}
+
+/// A backup's manifest goes first: from then on it is none.
+///
+/// # Errors
+/// [`BackupError::Begun`] if a backup was begun that needs what would go, WAL included.
+pub(super) async fn remove_backups(store: &dyn Store, purge: &Purge) -> Result<(), BackupError> {
+    for (label, parent) in Unfinished::of(store, unix_now()).await?.alive {
         let goes = |parent: &Label| purge.backups.iter().any(|backup| backup.label == *parent);
         if !purge.wal.is_empty() || parent.as_ref().is_some_and(goes) {
             return Err(BackupError::Begun { label });
@@ -314,6 +317,10 @@ pub async fn carry_out(store: &dyn Store, purge: &Purge) -> Result<(), BackupErr
     for label in &purge.unfinished {
         remove(store, label).await?;
     }
+    Ok(())
+}
+
+pub(super) async fn remove_wal(store: &dyn Store, purge: &Purge) -> Result<(), BackupError> {
     for name in &purge.wal {
         store.delete(name).await?;
         fail::fail_point!("purge::wal");
@@ -324,25 +331,14 @@ pub async fn carry_out(store: &dyn Store, purge: &Purge) -> Result<(), BackupErr
     Ok(())
 }
 
-async fn remove(store: &dyn Store, label: &Label) -> Result<(), BackupError> {
-    let claim = label.claim();
-    for listed in store.list(&label.prefix()).await? {
-        if listed.name != claim {
-            store.delete(&listed.name).await?;
-        }
-    }
-    // Last: it says how old the rest is.
-    Ok(store.delete(&claim).await?)
-}
-
 #[cfg(test)]
-mod tests {
+pub(in crate::backup) mod tests {
     use super::*;
     use crate::backup::manifest::tests::sample;
 
     const DAY: i64 = 86_400;
 
-    fn backup(day: i64, kind: Kind, parent: Option<&Summary>) -> Summary {
+    pub(in crate::backup) fn backup(day: i64, kind: Kind, parent: Option<&Summary>) -> Summary {
         Summary {
             label: Label::new(day * DAY, kind).unwrap(),
             kind,
@@ -409,21 +405,36 @@ mod tests {
         assert_eq!(decide(keep(None, Some(3))), [2, 3, 4]);
     }
 
+    /// Prevents: a wrong clock's backup that counts as the newest, so that truly newer ones go.
     #[test]
-    fn wal_stays_if_a_way_leads_to_it_from_a_kept_backup() {
-        let tli = |n| TimelineId::new(n).unwrap();
-        let kept = [backup(2, Kind::Full, None)];
-        let one = HistoryFile::root(tli(1));
-        let two = one.child(tli(2), Lsn::new(5 << 24), "").unwrap();
-        // Left before the backup.
-        let three = one.child(tli(3), Lsn::new(1 << 24), "").unwrap();
-        let histories = [(tli(1), one), (tli(2), two), (tli(3), three)].into();
-        let needs = |timeline, end: u64| needs(&kept, &histories, tli(timeline), Lsn::new(end << 24));
-        assert!(!needs(1, 2), "it ends where the backup begins");
-        assert!(needs(1, 3));
-        assert!(needs(2, 9));
-        assert!(!needs(3, 9), "no way from the backup leads there");
-        assert!(needs(4, 9), "nobody knows its history");
-        assert!(!needs(4, 1));
+    fn clocks_do_not_decide_which_backup_is_the_newest() {
+        let mut all: Vec<Summary> = (1..=4).map(|day| backup(day, Kind::Full, None)).collect();
+        // The second was taken by a host that was years ahead.
+        let ahead = 4000 * DAY;
+        all[1].label = Label::new(ahead, Kind::Full).unwrap();
+        all[1].finished = ahead;
+        let keep = |full, age: Option<u64>| Keep {
+            full,
+            age: age.map(|days| Duration::from_secs(days * DAY as u64)),
+        };
+        let decide = |keep| {
+            let (kept, _) = decide(all.clone(), keep, &[], &Way::default(), 6 * DAY);
+            kept.iter()
+                .map(|backup| backup.start_lsn.as_u64() >> 24)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(decide(keep(Some(1), None)), [4]);
+        assert_eq!(decide(keep(Some(2), None)), [3, 4]);
+        assert_eq!(decide(keep(Some(3), None)), [2, 3, 4]);
+        assert_eq!(decide(keep(None, Some(1))), [4], "the others are old");
+        assert_eq!(decide(keep(None, Some(4))), [1, 2, 3, 4]);
+        let alone = super::decide(
+            vec![all[1].clone()],
+            keep(Some(1), Some(1)),
+            &[],
+            &Way::default(),
+            6 * DAY,
+        );
+        assert_eq!(alone.0.len(), 1);
     }
 }

@@ -133,18 +133,33 @@ impl Stores {
         name: &ObjectName,
         content: Content,
     ) -> Result<(), BackupError> {
+        self.put_where(label, name, content).await.1
+    }
+
+    /// The same, and which stores have it now, though it may be too few.
+    pub(super) async fn put_where(
+        &self,
+        label: &Label,
+        name: &ObjectName,
+        content: Content,
+    ) -> (Vec<Arc<dyn Store>>, Result<(), BackupError>) {
         let alive = self.alive();
         let puts = alive.iter().map(|store| store.put(name, content.clone()));
         let results = futures_util::future::join_all(puts).await;
-        let mut have = 0;
-        for (store, result) in alive.iter().zip(results) {
+        let mut have = Vec::new();
+        let mut taken = false;
+        for (store, result) in alive.into_iter().zip(results) {
             match result {
-                Ok(Put::Stored) => have += 1,
-                Ok(Put::Exists) => return Err(BackupError::Taken(label.clone())),
-                Err(error) => self.lose(store, error),
+                Ok(Put::Stored) => have.push(store),
+                Ok(Put::Exists) => taken = true,
+                Err(error) => self.lose(&store, error),
             }
         }
-        self.enough(have)
+        let enough = match taken {
+            true => Err(BackupError::Taken(label.clone())),
+            false => self.enough(have.len()),
+        };
+        (have, enough)
     }
 
     fn enough(&self, have: usize) -> Result<(), BackupError> {
@@ -229,17 +244,24 @@ fn is_manifest(listed: &Listed) -> Option<Label> {
     (listed.name == label.manifest()).then_some(label)
 }
 
-/// The backups of the stores, oldest first. One whose manifest cannot be read is an error in its place.
+/// The backups of the stores, oldest first by their WAL: a clock may have been wrong. Those whose manifest cannot be read come
+/// before them, as errors.
 pub async fn list(stores: &Stores) -> Result<Vec<Result<Summary, BackupError>>, BackupError> {
     let mut labels = std::collections::BTreeMap::new();
-    for (_, listed) in stores.each(async |store| store.list(&everything()).await).await? {
-        for listed in listed {
-            if let Some(label) = is_manifest(&listed) {
-                let longest = labels.entry(label).or_insert(0);
-                *longest = listed.bytes.max(*longest);
+    for store in stores.alive() {
+        match store.list(&everything()).await {
+            Ok(listed) => {
+                for listed in listed {
+                    if let Some(label) = is_manifest(&listed) {
+                        let longest = labels.entry(label).or_insert(0);
+                        *longest = listed.bytes.max(*longest);
+                    }
+                }
             }
+            Err(error) => stores.lose(&store, error),
         }
     }
+    stores.anybody()?;
     let mut summaries = Vec::new();
     for (label, bytes) in labels {
         let head = bytes.min(MAX_SUMMARY as u64);
@@ -253,11 +275,15 @@ pub async fn list(stores: &Stores) -> Result<Vec<Result<Summary, BackupError>>, 
             Err(error) => summaries.push(Err(error)),
         }
     }
+    summaries.sort_by(|a: &Result<Summary, BackupError>, b| match (a, b) {
+        (Ok(a), Ok(b)) => a.by_wal(b),
+        (a, b) => a.is_ok().cmp(&b.is_ok()),
+    });
     Ok(summaries)
 }
 
 /// Labels under which something lies in a store that is no backup: it is being written, or its writer died.
-pub async fn unfinished(store: &dyn Store) -> Result<Vec<Label>, StoreError> {
+pub(super) async fn unfinished(store: &dyn Store) -> Result<Vec<Label>, StoreError> {
     let listed = store.list(&everything()).await?;
     let done: std::collections::BTreeSet<Label> = listed.iter().filter_map(is_manifest).collect();
     let labels: std::collections::BTreeSet<Label> = listed

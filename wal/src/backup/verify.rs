@@ -3,6 +3,7 @@
 //! Each store is looked at alone. What was found sound, and when, is noted beside the backup, so that a later run can
 //! leave it out.
 
+mod gaps;
 mod wal;
 
 use std::sync::Arc;
@@ -89,9 +90,13 @@ async fn in_one(
     progress: &Progress,
     report: &mut Report,
 ) -> Result<(), BackupError> {
+    let mut sound = Vec::new();
     for summary in list(alone).await? {
         let label = match summary {
-            Ok(summary) => summary.label,
+            Ok(summary) => {
+                sound.push(summary.clone());
+                summary.label
+            }
             Err(error) => {
                 report.problems.push(problem(&**store, "manifest", &error));
                 continue;
@@ -103,6 +108,8 @@ async fn in_one(
         report.backups += 1;
         one(alone, store, &label, settings, pace, progress, report).await?;
     }
+    sound.retain(|backup| settings.labels.is_empty() || settings.labels.contains(&backup.label));
+    gaps::find(alone, store, &sound, report).await?;
     if settings.all_wal {
         wal::all(store, pace, progress, report).await?;
     }

@@ -142,6 +142,12 @@ impl Inventory {
         Ok(inventory)
     }
 
+    /// Those with segments or a history.
+    pub fn timelines(&self) -> impl Iterator<Item = TimelineId> {
+        let of_segments = self.segments.iter().map(|segment| segment.timeline());
+        of_segments.chain(self.histories.iter().copied())
+    }
+
     /// The timeline recovery takes for the latest: it asks for one history after the other until there is none.
     pub fn latest_timeline(&self, from: TimelineId) -> TimelineId {
         let mut latest = from;

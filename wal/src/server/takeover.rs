@@ -130,11 +130,7 @@ pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
 }
 
 /// Refuses while the primary answers: that nothing streams may only mean that the connection is broken, or not there yet.
-async fn no_primary(
-    settings: &Takeover,
-    conninfo: Option<&str>,
-    system_id: u64,
-) -> Result<(), ServerError> {
+async fn no_primary(settings: &Takeover, conninfo: Option<&str>, system_id: u64) -> Result<(), ServerError> {
     let own = match conninfo.filter(|text| !text.is_empty()) {
         Some(text) if settings.primary.is_none() => Some(text.parse().map_err(ServerError::Conninfo)?),
         _ => None,

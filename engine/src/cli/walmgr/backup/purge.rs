@@ -1,11 +1,11 @@
 //! `purge`: what is no longer needed goes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use skytide_wal::backup::Summary;
-use skytide_wal::backup::retention::{self, Keep, Purge};
-use skytide_wal::store::layout;
+use skytide_wal::backup::retention::{self, Holds, Keep, Purge};
 
 use crate::causes;
 use crate::cli::failure::Failure;
@@ -17,8 +17,9 @@ use crate::config::unit;
 
 pub const HELP: &str = "\
 A backup stays if one of the rules keeps it, or a kept one needs it; so does all WAL that a kept backup may be recovered \
-with, on every timeline that leads on from it. The newest backup always stays. While there is no backup, no WAL goes. A \
-store that does not answer is left out, with exit code 1.
+with, on every timeline that leads on from it. The newest backup always stays. While there is no backup, no WAL goes, nor \
+while a backup is taken, nor while a store cannot be asked: it may lack what the others have. Backups go from those that \
+answer, and the exit code is 1.
 
 Examples:
   skytide walmgr wal.ini purge --keep 2 --dry-run
@@ -127,38 +128,55 @@ pub async fn carry_out(
     context: &Context,
 ) -> anyhow::Result<Outcome> {
     lock::check(settings)?;
-    let mut rows = Vec::new();
-    let mut left_out = Vec::new();
-    for (at, store) in settings.stores.iter().zip(store::open_all(settings)?) {
-        // What each store keeps is found out in it alone: one that does not answer changes nothing for the others.
-        let planned = match store.head(&layout::identity()).await {
-            Ok(_) => retention::plan(&store, keep, which != Which::Backups).await,
-            Err(error) => {
-                context
-                    .output
-                    .warn(&format!("left out: {}", causes::chain(&error)));
-                left_out.push(error);
-                continue;
-            }
-        };
-        let mut purge = planned?;
-        if which == Which::Wal {
-            purge.unfinished.clear();
-        }
-        rows.extend(Row::of(store.location(), &purge));
-        if !dry_run {
-            ask(settings, at, &purge.backups).await?;
-            retention::carry_out(&*store, &purge).await?;
-        }
+    let stores = store::open_all(settings)?;
+    let mut plan = retention::plan(&stores, keep, which != Which::Backups).await?;
+    for error in &plan.silent {
+        context
+            .output
+            .warn(&format!("left out: {}", causes::chain(error)));
     }
-    let all = left_out.len() == settings.stores.len();
-    match left_out.into_iter().next() {
-        None => show(&rows, dry_run, context),
-        Some(error) if all => Err(error.into()),
-        Some(_) => {
-            let _shown = show(&rows, dry_run, context)?;
-            Ok(Outcome::Code(1))
+    if plan.of.is_empty()
+        && let Some(error) = plan.silent.pop()
+    {
+        return Err(error.into());
+    }
+    if let Some(holds) = &plan.holds {
+        context.output.warn(&words(holds));
+    }
+    if which == Which::Wal {
+        plan.of.iter_mut().for_each(|(_, purge)| purge.unfinished.clear());
+    }
+    let rows: Vec<Row> = plan
+        .of
+        .iter()
+        .flat_map(|(store, purge)| Row::of(store.location(), purge))
+        .collect();
+    if !dry_run {
+        for (store, purge) in &plan.of {
+            let mut places = settings.stores.iter().zip(&stores);
+            if let Some((at, _)) = places.find(|(_, other)| Arc::ptr_eq(store, other)) {
+                ask(settings, at, &purge.backups).await?;
+            }
         }
+        retention::carry_out(&plan).await?;
+    }
+    let shown = show(&rows, dry_run, context)?;
+    match plan.silent.is_empty() {
+        true => Ok(shown),
+        false => Ok(Outcome::Code(1)),
+    }
+}
+
+fn words(holds: &Holds) -> String {
+    match holds {
+        Holds::Silent { location } => format!(
+            "no WAL goes while store {location} cannot be asked: it may lack what the others have. If it is lost, take it \
+             out of stores."
+        ),
+        Holds::UnderWay { label, location } => format!(
+            "no WAL goes while a backup is taken: {label} in store {location} was begun and has not ended"
+        ),
+        Holds::NoWay => "no WAL goes while no backup leads to the newest timeline".to_owned(),
     }
 }
 

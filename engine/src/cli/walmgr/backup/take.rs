@@ -13,6 +13,7 @@ use crate::cli::walmgr::old::lock;
 use crate::cli::{Context, Outcome};
 use crate::config::settings::WalmgrSettings;
 use crate::config::unit;
+use crate::daemon::process;
 
 pub const HELP: &str = "\
 The server sends its files over the replication protocol (master_db; the user needs the REPLICATION right). The WAL that \
@@ -55,6 +56,7 @@ pub struct BackupArgs {
 }
 
 pub async fn run(settings: &WalmgrSettings, args: &BackupArgs, context: &Context) -> anyhow::Result<Outcome> {
+    let _reloads = process::arm(context.shutdown.clone(), context.log.clone())?;
     let summary = take(settings, args, context).await?;
     match context.output.mode() {
         OutputMode::Json => context.output.json(&summary)?,
@@ -91,16 +93,17 @@ async fn take(settings: &WalmgrSettings, args: &BackupArgs, context: &Context) -
     };
     let stores = Arc::new(stores(settings)?);
     let progress = Arc::new(Progress::default());
+    let stop = context.shutdown.cancelled();
     let summary = match args.local || args.incremental {
         true => {
             let local = of_files(settings, args, &stores, &backup).await?;
-            let work = local::take(target, stores.clone(), &local, &progress);
+            let work = local::take(target, stores.clone(), &local, &progress, stop);
             shown(context, &progress, work).await?
         }
         false => {
             let work = async {
                 let client = Client::connect(target, Mode::Physical, "skytide walmgr").await?;
-                base::take(client, stores.clone(), &backup, &progress).await
+                base::take(client, stores.clone(), &backup, &progress, stop).await
             };
             shown(context, &progress, work).await?
         }
