@@ -288,6 +288,74 @@ async fn a_store_that_hangs_holds_up_no_other() {
     receiver.ends_politely().await;
 }
 
+/// The same of archiving and restoring, with the daemon and without. The store that hangs is the first one.
+#[tokio::test(flavor = "multi_thread")]
+async fn archiving_and_restoring_go_on_beside_a_store_that_hangs() {
+    let s3 = S3Server::start().await.unwrap();
+    let proxy = Proxy::to_port(s3.port()).await.unwrap();
+    let stage = Stage::new().await;
+    let stores = format!("{}, {}", url(), stage.store().display());
+    configure(
+        &stage,
+        proxy.port(),
+        &stores,
+        "stores_needed = 1\ns3_timeout = 10min\n",
+    );
+    stage.walmgr(&["create-store"]).with(0, &[]);
+    let daemon = stage.daemon().await;
+    stage.archive().await;
+    let mut names = vec![stage.segment(10).await];
+    stage.archived(&names[0]).await;
+    let in_bucket = |name: &str| {
+        let object = layout::object_of(name.parse().unwrap());
+        s3.bucket().join(PREFIX).join(object.as_str())
+    };
+    assert!(in_bucket(&names[0]).exists());
+
+    let target = stage.directory("standby/pg_wal").join("RECOVERYXLOG");
+    std::fs::write(stage.path("standby/standby.signal"), "").unwrap();
+    let works = async |names: &mut Vec<String>, count: u32| {
+        let begun = names.len();
+        for rows in 1..=count {
+            names.push(stage.segment(rows).await);
+        }
+        for name in &names[begun..] {
+            stage.archived(name).await;
+            stage.restore_file(name, &target).with(0, &[]);
+        }
+    };
+    proxy.pause();
+    works(&mut names, 4).await;
+    // It may have what the other one does not have.
+    for missing in ["00000002.history", "0000000100000000000000FE"] {
+        stage
+            .restore_file(missing, &target)
+            .with(1, &["s3://", "does not answer"]);
+    }
+    daemon.ends_politely().await;
+    works(&mut names, 1).await;
+    let elsewhere = stage.path("RECOVERYXLOG");
+    stage
+        .walmgr(&[
+            "--set",
+            "restore_timeout=1s",
+            "restore-wal",
+            "00000002.history",
+            elsewhere.to_str().unwrap(),
+        ])
+        .with(255, &["does not answer"]);
+    assert!(names[1..].iter().all(|name| !in_bucket(name).exists()));
+
+    proxy.heal();
+    let daemon = stage.daemon().await;
+    wait::until("the bucket to have it all", PATIENCE, async || {
+        Ok(names.iter().all(|name| in_bucket(name).exists()).then_some(()))
+    })
+    .await
+    .unwrap();
+    daemon.ends_politely().await;
+}
+
 /// Killed when the bucket has an object and nobody was told, and between two objects that it is given later.
 #[cfg(feature = "failpoints")]
 #[tokio::test(flavor = "multi_thread")]

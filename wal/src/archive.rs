@@ -8,14 +8,17 @@ mod ahead;
 mod catch_up;
 mod check;
 mod compare;
+mod keep;
 mod lineage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use skytide_sql::Lsn;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 
 pub use ahead::{Ahead, AheadFigures};
 pub(crate) use catch_up::{Copied, copy};
@@ -23,12 +26,12 @@ pub use catch_up::{Round, catch_up};
 pub use check::{Checked, check_segment};
 pub use compare::first_difference;
 
-use self::lineage::Lineage;
+use self::keep::Keeper;
 use crate::durable::{Attach, FileError};
 use crate::pack::{Contents, Kind, PackError, Packer, Span};
 use crate::page_buffer::PageBuffer;
 use crate::store::identity::{Identity, IdentityError};
-use crate::store::{Content, Put, Store, StoreError, layout};
+use crate::store::{Content, Store, StoreError};
 use crate::{SegmentName, TimelineId, WalError, WalFileName};
 
 /// Threads that check and compress, for all files together.
@@ -179,9 +182,7 @@ impl ArchiveError {
 #[derive(Debug)]
 pub struct Archiver {
     settings: Settings,
-    /// By store: set once it is known to be ours.
-    claimed: Vec<OnceCell<Identity>>,
-    lineage: Lineage,
+    keeper: Arc<Keeper>,
     cpu: Arc<Semaphore>,
 }
 
@@ -198,30 +199,28 @@ struct Prepared {
 impl Archiver {
     pub fn new(settings: Settings) -> Archiver {
         Archiver {
-            claimed: settings.stores.iter().map(|_| OnceCell::new()).collect(),
-            lineage: Lineage::default(),
+            keeper: Arc::new(Keeper::new(settings.stores.clone())),
             cpu: Arc::new(Semaphore::new(CPU_THREADS)),
             settings,
         }
     }
 
     /// Steps: read; check every record and compress, at the same time; put into all stores at once.
-    /// When it returns `Ok`, the file is durable in as many stores as are needed.
+    /// When it returns `Ok`, the file is durable in as many stores as are needed. A store that hangs is not waited for when
+    /// those have it.
     pub async fn archive(&self, source: Source) -> Result<Report, ArchiveError> {
         let name = source.name;
-        let prepared = self.prepare(source).await?;
-        self.lineage.meet(&prepared)?;
+        let prepared = Arc::new(self.prepare(source).await?);
+        self.keeper.lineage.meet(&prepared)?;
         let report = self.put(&prepared).await;
         if report.is_err() {
-            self.lineage.forget(name);
+            self.keeper.lineage.forget(name);
         }
         report
     }
 
-    async fn put(&self, prepared: &Prepared) -> Result<Report, ArchiveError> {
+    async fn put(&self, prepared: &Arc<Prepared>) -> Result<Report, ArchiveError> {
         let name = prepared.name;
-        let stores = self.settings.stores.iter().zip(&self.claimed);
-        let kept = stores.map(|(store, claimed)| self.keep(&**store, claimed, prepared));
         let mut report = Report {
             name,
             file_bytes: prepared.file.len() as u64,
@@ -230,7 +229,7 @@ impl Archiver {
             kept: Vec::new(),
             behind: Vec::new(),
         };
-        for kept in futures_util::future::join_all(kept).await {
+        for kept in self.keeper.keep_in_all(prepared, self.settings.needed).await {
             match kept {
                 Ok(kept) => report.kept.push(kept),
                 Err(error) if error.is_store_trouble() => report.behind.push(error),
@@ -256,7 +255,7 @@ impl Archiver {
 
     async fn prepare(&self, source: Source) -> Result<Prepared, ArchiveError> {
         let name = source.name;
-        let known = self.identity().await?;
+        let known = self.known_for(name).await?;
         let system_id = self.settings.system_id.or(known.map(|known| known.system_id));
         let level = self.settings.level;
         let first = self.cpu.clone().acquire_owned().await;
@@ -285,7 +284,7 @@ impl Archiver {
         file: Vec<u8>,
         into: &[usize],
     ) -> Result<Vec<(usize, Result<Kept, ArchiveError>)>, ArchiveError> {
-        let known = self.identity().await?;
+        let known = self.known_for(name).await?;
         let system_id = self.settings.system_id.or(known.map(|known| known.system_id));
         let level = self.settings.level;
         let permit = self.cpu.clone().acquire_owned().await;
@@ -301,95 +300,40 @@ impl Archiver {
             }
         });
         let prepared = &finished(work, name).await?;
-        self.lineage.meet(prepared)?;
-        let stores = self.settings.stores.iter().zip(&self.claimed).enumerate();
-        let puts =
-            stores
-                .filter(|(place, _)| into.contains(place))
-                .map(|(place, (store, claimed))| async move {
-                    (place, self.keep(&**store, claimed, prepared).await)
-                });
+        self.keeper.lineage.meet(prepared)?;
+        let puts = into
+            .iter()
+            .map(|place| async move { (*place, self.keeper.keep(*place, prepared).await) });
         Ok(futures_util::future::join_all(puts).await)
     }
 
-    /// The cluster of the first store that can be asked and has one.
-    async fn identity(&self) -> Result<Option<Identity>, ArchiveError> {
-        for (store, claimed) in self.settings.stores.iter().zip(&self.claimed) {
-            if let Some(known) = claimed.get() {
-                return Ok(Some(*known));
-            }
-            match Identity::read(&**store).await {
+    /// The stores' cluster. A segment tells its own, so for one that need not be known; of a text it has to be.
+    async fn known_for(&self, name: WalFileName) -> Result<Option<Identity>, ArchiveError> {
+        let is_segment = matches!(name, WalFileName::Segment(_) | WalFileName::Partial(_));
+        if is_segment && self.settings.system_id.is_some() {
+            return Ok(None);
+        }
+        if let Some(known) = self.keeper.known() {
+            return Ok(Some(known));
+        }
+        // The first answer: one that hangs is not waited for.
+        let stores = self.settings.stores.iter();
+        let mut answers: FuturesUnordered<_> = stores
+            .map(|store| async move { Identity::read(&**store).await })
+            .collect();
+        let mut silent = None;
+        while let Some(answer) = answers.next().await {
+            match answer {
                 Ok(Some(found)) => return Ok(Some(found)),
-                Ok(None) | Err(IdentityError::Store(_)) => {}
+                Ok(None) => {}
+                Err(error @ IdentityError::Store(_)) => silent = Some(error),
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(None)
-    }
-
-    async fn keep(
-        &self,
-        store: &dyn Store,
-        claimed: &OnceCell<Identity>,
-        prepared: &Prepared,
-    ) -> Result<Kept, ArchiveError> {
-        let identity = prepared.identity()?;
-        let known = claimed
-            .get_or_try_init(|| async { identity.claim(store).await.map(|()| identity) })
-            .await?;
-        identity.expect(store.location(), *known)?;
-        self.lineage.check_in(store, prepared).await?;
-        let name = layout::object_of(prepared.name);
-        match store.put(&name, prepared.content.clone()).await? {
-            Put::Stored => Ok(Kept::New),
-            Put::Exists => self.compare(store, prepared).await,
+        match silent {
+            Some(error) if !is_segment => Err(error.into()),
+            _ => Ok(None),
         }
-    }
-
-    /// The name is taken: by the same?
-    async fn compare(&self, store: &dyn Store, prepared: &Prepared) -> Result<Kept, ArchiveError> {
-        let name = prepared.name;
-        let object = layout::object_of(name);
-        let Some(there) = store.get(&object).await? else {
-            // It came and went: PostgreSQL will ask again.
-            return Err(ArchiveError::GivenUp { name });
-        };
-        let location = || store.location().to_owned();
-        let (contents, file) = crate::pack::unpack(&there).map_err(|source| ArchiveError::DamagedCopy {
-            name,
-            location: location(),
-            source,
-        })?;
-        let ours = &prepared.contents;
-        if contents.data_bytes == ours.data_bytes && contents.data_crc == ours.data_crc {
-            return Ok(Kept::Same);
-        }
-        let Some(span) = &ours.span else {
-            return Err(ArchiveError::OtherText {
-                name,
-                location: location(),
-            });
-        };
-        let size = prepared.identity()?.segment_size;
-        if let Some(lsn) = first_difference(span.start_lsn, size, &prepared.file, &file) {
-            // Of two partial segments one may be the beginning of the other.
-            let ends = contents.span.as_ref().map(|span| span.end_lsn);
-            if ours.kind != Kind::PartialSegment || ends.is_none_or(|end| lsn < end.min(span.end_lsn)) {
-                return Err(ArchiveError::Diverged {
-                    name,
-                    location: location(),
-                    lsn,
-                });
-            }
-            if ends.is_some_and(|end| end < span.end_lsn) {
-                store.delete(&object).await?;
-                return match store.put(&object, prepared.content.clone()).await? {
-                    Put::Stored => Ok(Kept::Longer),
-                    Put::Exists => Err(ArchiveError::GivenUp { name }),
-                };
-            }
-        }
-        Ok(Kept::Same)
     }
 }
 

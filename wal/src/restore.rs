@@ -4,14 +4,15 @@
 //! and none has it; trouble and damage are errors. What has arrived of an unfinished segment comes last, cut at its
 //! last whole record and filled with zeros, which is where recovery shall end.
 
+mod place;
 mod prefetch;
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use self::place::Place;
 use skytide_sql::Lsn;
-use tokio::sync::OnceCell;
 
 pub use prefetch::Prefetch;
 
@@ -96,9 +97,7 @@ impl RestoreError {
 /// Reads from stores, the first one first.
 #[derive(Debug)]
 pub struct Restorer {
-    stores: Vec<Arc<dyn Store>>,
-    /// By store, once it is known.
-    identities: Vec<OnceCell<Identity>>,
+    places: Vec<Place>,
     /// The cluster that is being restored, if the caller knows.
     system_id: Option<u64>,
 }
@@ -112,8 +111,7 @@ enum Asked {
 impl Restorer {
     pub fn new(stores: Vec<Arc<dyn Store>>, system_id: Option<u64>) -> Restorer {
         Restorer {
-            identities: stores.iter().map(|_| OnceCell::new()).collect(),
-            stores,
+            places: stores.into_iter().map(Place::new).collect(),
             system_id,
         }
     }
@@ -123,10 +121,10 @@ impl Restorer {
     /// # Errors
     /// [`IdentityError::Foreign`] with the store that is another cluster's.
     pub async fn belongs_to(&self, system_id: u64) -> Result<(), RestoreError> {
-        for number in 0..self.stores.len() {
-            if let Ok(Some((store, found))) = self.identity(number).await {
+        for place in &self.places {
+            if let Ok(Some(found)) = place.ask(self.identity(place)).await {
                 let ours = Identity { system_id, ..found };
-                ours.expect(store.location(), found)?;
+                ours.expect(place.store.location(), found)?;
             }
         }
         Ok(())
@@ -145,36 +143,39 @@ impl Restorer {
 
     /// A segment of the same timeline behind one that no store has: that one is lost, and not the end of the WAL.
     pub async fn behind(&self, missing: SegmentName) -> Result<Option<SegmentName>, RestoreError> {
-        for number in 0..self.stores.len() {
-            let Some((store, _)) = self.identity(number).await? else {
-                continue;
-            };
-            let timeline = missing.timeline();
-            let whole = store.list(&layout::timeline(timeline)).await?.into_iter();
-            let whole = whole.filter_map(|listed| match layout::wal_file_of(&listed.name)? {
-                WalFileName::Segment(segment) => Some(segment),
-                _ => None,
-            });
-            let begun = store.partials(&layout::partials(timeline)).await?.into_iter();
-            let begun = begun.filter_map(|listed| layout::segment_of(&listed.name));
-            if let Some(behind) = whole.chain(begun).filter(|segment| *segment > missing).min() {
+        for place in &self.places {
+            if let Some(behind) = place.ask(self.behind_in(place, missing)).await? {
                 return Ok(Some(behind));
             }
         }
         Ok(None)
     }
 
+    async fn behind_in(
+        &self,
+        place: &Place,
+        missing: SegmentName,
+    ) -> Result<Option<SegmentName>, RestoreError> {
+        if self.identity(place).await?.is_none() {
+            return Ok(None);
+        }
+        let (store, timeline) = (&place.store, missing.timeline());
+        let whole = store.list(&layout::timeline(timeline)).await?.into_iter();
+        let whole = whole.filter_map(|listed| match layout::wal_file_of(&listed.name)? {
+            WalFileName::Segment(segment) => Some(segment),
+            _ => None,
+        });
+        let begun = store.partials(&layout::partials(timeline)).await?.into_iter();
+        let begun = begun.filter_map(|listed| layout::segment_of(&listed.name));
+        Ok(whole.chain(begun).filter(|segment| *segment > missing).min())
+    }
+
     /// The file, if a store has all of it.
     pub async fn fetch_whole(&self, name: WalFileName) -> Result<Option<Served>, RestoreError> {
         let mut trouble = None;
-        let mut claimed = false;
-        for number in 0..self.stores.len() {
-            let asked = self.fetch_from(number, name).await;
-            claimed |= self
-                .identities
-                .get(number)
-                .is_some_and(|known| known.get().is_some());
-            match asked {
+        let (last, first): (Vec<&Place>, Vec<&Place>) = self.places.iter().partition(|place| place.is_last());
+        for place in first.into_iter().chain(last) {
+            match place.ask(self.fetch_from(place, name)).await {
                 Ok(Asked::Served(served)) => return Ok(Some(served)),
                 Ok(Asked::Missing) => {}
                 Err(error) => {
@@ -184,11 +185,12 @@ impl Restorer {
                 }
             }
         }
+        let claimed = self.places.iter().any(|place| place.identity.get().is_some());
         match trouble {
             Some(trouble) => Err(trouble),
             None if claimed => Ok(None),
             None => {
-                let locations: Vec<&str> = self.stores.iter().map(|store| store.location()).collect();
+                let locations: Vec<&str> = self.places.iter().map(|place| place.store.location()).collect();
                 Err(RestoreError::Unclaimed {
                     locations: locations.join(", "),
                 })
@@ -197,34 +199,30 @@ impl Restorer {
     }
 
     /// A store that nobody has claimed is empty, and has no identity.
-    async fn identity(&self, number: usize) -> Result<Option<(&dyn Store, Identity)>, RestoreError> {
-        let (Some(store), Some(known)) = (self.stores.get(number), self.identities.get(number)) else {
+    async fn identity(&self, place: &Place) -> Result<Option<Identity>, RestoreError> {
+        if let Some(known) = place.identity.get() {
+            return Ok(Some(*known));
+        }
+        let store = &*place.store;
+        let Some(found) = Identity::read(store).await? else {
             return Ok(None);
         };
-        let identity = match known.get() {
-            Some(identity) => *identity,
-            None => {
-                let Some(found) = Identity::read(&**store).await? else {
-                    return Ok(None);
-                };
-                let first = self.identities.iter().find_map(OnceCell::get);
-                if let Some(first) = first {
-                    first
-                        .expect(store.location(), found)
-                        .map_err(RestoreError::Mixed)?;
-                }
-                if let Some(system_id) = self.system_id {
-                    let ours = Identity { system_id, ..found };
-                    ours.expect(store.location(), found)?;
-                }
-                *known.get_or_init(|| async { found }).await
-            }
-        };
-        Ok(Some((&**store, identity)))
+        let first = self.places.iter().find_map(|place| place.identity.get());
+        if let Some(first) = first {
+            first
+                .expect(store.location(), found)
+                .map_err(RestoreError::Mixed)?;
+        }
+        if let Some(system_id) = self.system_id {
+            let ours = Identity { system_id, ..found };
+            ours.expect(store.location(), found)?;
+        }
+        Ok(Some(*place.identity.get_or_init(|| async { found }).await))
     }
 
-    async fn fetch_from(&self, number: usize, name: WalFileName) -> Result<Asked, RestoreError> {
-        let Some((store, identity)) = self.identity(number).await? else {
+    async fn fetch_from(&self, place: &Place, name: WalFileName) -> Result<Asked, RestoreError> {
+        let store = &*place.store;
+        let Some(identity) = self.identity(place).await? else {
             return Ok(Asked::Missing);
         };
         let Some(packed) = store.get(&layout::object_of(name)).await? else {
@@ -263,8 +261,8 @@ impl Restorer {
     async fn fetch_partial(&self, segment: SegmentName) -> Result<Option<Served>, RestoreError> {
         let mut best: Option<(Served, Lsn)> = None;
         let mut trouble = None;
-        for number in 0..self.stores.len() {
-            match self.longest_of(number, segment).await {
+        for place in &self.places {
+            match place.ask(self.longest_of(place, segment)).await {
                 Ok(Some((served, None))) => return Ok(Some(served)),
                 Ok(Some((served, Some(end)))) => {
                     if best.as_ref().is_none_or(|(_, best)| end > *best) {
@@ -290,14 +288,15 @@ impl Restorer {
     /// What one store has of the segment, and where that ends; `None` for the end if it is whole after all.
     async fn longest_of(
         &self,
-        number: usize,
+        place: &Place,
         segment: SegmentName,
     ) -> Result<Option<(Served, Option<Lsn>)>, RestoreError> {
-        let Some((store, identity)) = self.identity(number).await? else {
+        let store = &*place.store;
+        let Some(identity) = self.identity(place).await? else {
             return Ok(None);
         };
         let name = WalFileName::Partial(segment);
-        let archived = self.fetch_from(number, name).await;
+        let archived = self.fetch_from(place, name).await;
         let begun = partial::read(store, segment, identity.segment_size).await;
         let mut beginnings = Vec::new();
         let mut trouble = None;

@@ -5,7 +5,7 @@ use crate::SegmentSize;
 use crate::format::version::Major;
 use crate::restore::{Origin, RestoreError, Restorer};
 use crate::sample::{SYSTEM, Sample};
-use crate::store::{DirStore, partial};
+use crate::store::{DirStore, layout, partial};
 use tempfile::TempDir;
 
 const FIRST: &str = "000000010000000000000001";

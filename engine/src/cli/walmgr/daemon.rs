@@ -336,7 +336,8 @@ async fn do_restore(
         let behind = async |segment| service.prefetch.behind(segment).await;
         restore::unless_hole(name, &request.path, found, behind).await
     };
-    let fetched = shown(stream, restore::patiently(service.restore_timeout, fetch)).await?;
+    let patience = restore::patience(service.restore_timeout, name, &request.path);
+    let fetched = shown(stream, restore::patiently(patience, fetch)).await?;
     // Whoever has given up gets no file: by now it would be in the way of another one.
     stream.write_all(&[wire::WORKING]).await?;
     let finish = tokio::task::spawn_blocking(move || restore::finish(name, &request.path, fetched));

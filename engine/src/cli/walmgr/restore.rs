@@ -110,11 +110,8 @@ async fn by_itself(
         let behind = async |segment| restorer.behind(segment).await.map_err(Arc::new);
         unless_hole(name, &path, found, behind).await
     };
-    Ok(finish(
-        name,
-        &path,
-        patiently(settings.restore_timeout, fetch).await,
-    ))
+    let patience = patience(settings.restore_timeout, name, &path);
+    Ok(finish(name, &path, patiently(patience, fetch).await))
 }
 
 /// For a daemon, which is asked for several clusters: [`cluster_of`] says which.
@@ -152,6 +149,17 @@ pub async fn unless_hole(
             }
         }
         _ => Ok(found),
+    }
+}
+
+/// How long it is tried to reach the stores. A standby asks for a segment again by itself, and clients wait for the answer
+/// when it is promoted; of a history it is told only once that there is none.
+pub fn patience(timeout: Duration, name: WalFileName, target: &Path) -> Duration {
+    const HISTORY: Duration = Duration::from_secs(1);
+    match (serves_standby(target), name) {
+        (false, _) => timeout,
+        (true, WalFileName::History(_)) => timeout.min(HISTORY),
+        (true, _) => Duration::ZERO,
     }
 }
 

@@ -172,8 +172,8 @@ pub static WALMGR: Table = Table {
                     "restore_timeout",
                     Kind::Duration,
                     Value("60s"),
-                    "How long restore-wal tries to reach a store. After that it stops recovery; on a standby it \
-                     tells the server to try again later.",
+                    "How long restore-wal tries to reach a store. After that it stops recovery. A standby is told at once \
+                     to try again later.",
                 ),
             ],
         },
