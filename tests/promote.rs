@@ -159,6 +159,47 @@ async fn a_store_that_cannot_be_asked_is_not_left_out_by_the_way() {
     replicates(&trio.b.0, &[&trio.c.0], -1).await;
 }
 
+/// Prevents: a promotion that waits for a store that is gone at each file that the standby asks for on its way.
+#[tokio::test]
+async fn a_store_that_is_gone_for_good_holds_up_no_promotion() {
+    let trio = Trio::new().await;
+    trio.configure(false, &trio.fence());
+    let conf = trio.stage.conf();
+    let text = std::fs::read_to_string(&conf).unwrap();
+    let stores = format!("stores = {}", trio.stage.store().display());
+    let gone = trio.stage.path("gone").display().to_string();
+    assert!(text.contains(&stores), "{text}");
+    let both = format!("{stores}, {gone}\nstores_needed = 1\nrestore_timeout = 10min");
+    std::fs::write(&conf, text.replace(&stores, &both)).unwrap();
+    if trio.a().version().major > 13 {
+        for standby in [&trio.b.0, &trio.c.0] {
+            let client = standby.connect("postgres").await.unwrap();
+            let line = trio.stage.line("restore-wal %f %p");
+            client
+                .batch_execute(&format!("alter system set restore_command = '{line}'"))
+                .await
+                .unwrap();
+            client.batch_execute("select pg_reload_conf()").await.unwrap();
+        }
+    }
+    let receiver = trio.stage.copier("receive", &[]);
+    in_step(trio.a(), &trio.stage.store()).await;
+    let load = Load::start(trio.a(), 0).await;
+    load.until(50).await;
+    trio.a().kill().unwrap();
+    let acknowledged = ids(load.end().await);
+    receiver.ends_politely().await;
+    trio.promote(&["--yes"]).with(1, &["cannot be asked", &gone]);
+    let report = trio.asked(&["--yes", "--to", "b", "--without-silent-stores"]);
+    assert_eq!(report["finished"], true, "{report}");
+    replicates(&trio.b.0, &[&trio.c.0], -1).await;
+    let lost = missing(&trio.b.0, &acknowledged).await.len() as u64;
+    let lacked = node(&report["outlook"], "b")["lacks_commits"]
+        .as_u64()
+        .unwrap_or(0);
+    assert!(lost <= lacked + 5, "{lost} {report}");
+}
+
 #[tokio::test]
 async fn a_standby_gets_what_another_one_has_and_one_that_is_ahead_is_rewound() {
     let trio = Trio::new().await;

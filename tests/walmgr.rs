@@ -194,7 +194,21 @@ async fn missing_is_1_and_trouble_stops_recovery() {
         .with(2, &["archiv"]);
     // The store's file system is not mounted.
     fs::rename(stage.store(), stage.path("away")).unwrap();
-    stage.restore_file(&name, &target).with(255, &["store"]);
+    // Of a server that has ended its recovery only the segments are trouble: told to stop when it asks for a history, it would
+    // go on as a primary on its old timeline.
+    let own = stage.server.data_dir().join("pg_wal");
+    stage
+        .restore_file("00000002.history", &own.join("RECOVERYHISTORY"))
+        .with(1, &["cannot be reached"]);
+    stage
+        .walmgr(&[
+            "--set",
+            "restore_timeout=1s",
+            "restore-wal",
+            &name,
+            own.join("RECOVERYXLOG").to_str().unwrap(),
+        ])
+        .with(255, &["cannot be reached"]);
     stage.archive_file(&name).with(1, &["create-store"]);
     assert!(!stage.store().exists(), "it is not made anew");
     fs::rename(stage.path("away"), stage.store()).unwrap();

@@ -21,7 +21,7 @@ use crate::durable::{Attach, FileError, WRITE_BYTES};
 use crate::pack::{Contents, Kind, PackError};
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::{Store, StoreError, layout, partial};
-use crate::{SegmentName, SegmentSize, WalFileName};
+use crate::{SegmentName, SegmentSize, TimelineId, WalFileName};
 
 /// Where a file came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +132,10 @@ impl Restorer {
 
     /// The file, whole or as much of it as there is; `None` if no store has anything of it.
     pub async fn fetch(&self, name: WalFileName) -> Result<Option<Served>, RestoreError> {
+        // The first timeline has none, and a server that leaves it asks all the same.
+        if name == WalFileName::History(TimelineId::FIRST) {
+            return Ok(None);
+        }
         if let Some(served) = self.fetch_whole(name).await? {
             return Ok(Some(served));
         }

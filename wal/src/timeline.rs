@@ -17,6 +17,9 @@ pub struct TimelineId(u32);
 pub struct ParseTimelineError(String);
 
 impl TimelineId {
+    /// A cluster's first. It has no history file.
+    pub const FIRST: TimelineId = TimelineId(1);
+
     /// `None` for 0, which is no timeline.
     pub const fn new(number: u32) -> Option<TimelineId> {
         match number {

@@ -91,7 +91,7 @@ pub fn silent(socket: &Path) -> String {
 /// What recovery is told when the daemon is silent. The file is not fetched beside it: that daemon may wake up, and
 /// write into the same place.
 pub fn unrestored(socket: &Path, request: &Request) -> (u8, String) {
-    let code = trouble(&request.path);
+    let code = trouble(request.name.parse().ok(), &request.path);
     let (name, silent) = (&request.name, silent(socket));
     let hint = "HINT:  If it was stopped, let it go on (kill -CONT) or end it (kill -KILL): without a daemon the work is done, too.";
     (code, format!("ERROR:  {name} was not restored: {silent}\n{hint}"))

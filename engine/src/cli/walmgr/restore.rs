@@ -68,7 +68,7 @@ pub async fn run(
         Ok(answer) => answer,
         // Such as a configuration that somebody is writing right now.
         Err(error) => Answer {
-            code: trouble(&args.path),
+            code: trouble(args.name.parse().ok(), &args.path),
             message: format!("{error:#}"),
         },
     };
@@ -156,10 +156,10 @@ pub async fn unless_hole(
 /// when it is promoted; of a history it is told only once that there is none.
 pub fn patience(timeout: Duration, name: WalFileName, target: &Path) -> Duration {
     const HISTORY: Duration = Duration::from_secs(1);
-    match (serves_standby(target), name) {
-        (false, _) => timeout,
-        (true, WalFileName::History(_)) => timeout.min(HISTORY),
-        (true, _) => Duration::ZERO,
+    match name {
+        WalFileName::History(_) if serves_standby(target) || is_over(name, target) => timeout.min(HISTORY),
+        _ if serves_standby(target) => Duration::ZERO,
+        _ => timeout,
     }
 }
 
@@ -210,7 +210,8 @@ pub fn finish(
         }
         Err(error) => {
             let code = match is_transient(&error) || is_foreign(&error) {
-                true => trouble(target),
+                true => trouble(Some(name), target),
+                false if is_over(name, target) => MISSING,
                 false => STOP,
             };
             let message = format!("{name} was not restored: {}", causes::chain(&*error));
@@ -227,7 +228,7 @@ pub fn finish(
     }
     if let Err(error) = deliver(&served, target) {
         return Answer {
-            code: trouble(target),
+            code: trouble(Some(name), target),
             message: format!("{name} was not restored: {}", causes::chain(&error)),
         };
     }
@@ -243,11 +244,23 @@ pub fn finish(
 }
 
 /// The exit code of what may be better the next time: only a standby asks again.
-pub fn trouble(target: &Path) -> u8 {
-    match serves_standby(target) {
+pub fn trouble(name: Option<WalFileName>, target: &Path) -> u8 {
+    match serves_standby(target) || name.is_some_and(|name| is_over(name, target)) {
         true => MISSING,
         false => STOP,
     }
+}
+
+/// The server has chosen its new timeline and removed its signal file, and asks for the old one's history only to copy it
+/// into the new one's (`writeTimeLineHistory`); it has that itself. Were it stopped here, it would start again on the old
+/// timeline, as a primary.
+fn is_over(name: WalFileName, target: &Path) -> bool {
+    let data_dir = target.parent().and_then(Path::parent);
+    let has = |dir: &Path, file: &str| dir.join(file).exists();
+    matches!(name, WalFileName::History(_))
+        && data_dir.is_some_and(|dir| {
+            has(dir, control::PATH) && !has(dir, "standby.signal") && !has(dir, "recovery.signal")
+        })
 }
 
 /// Recovery is over where no file is left.
