@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use skytide_fixtures::server::free_port;
 use skytide_fixtures::wait;
+use skytide_wal::store::peer::PeerTls;
+use skytide_wal::store::{Content, ObjectName, PeerStore, Put, Store as _};
 
 use super::copy::in_step;
 use super::stage::{PATIENCE, Stage};
@@ -87,6 +90,58 @@ async fn the_daemon_gives_a_store_that_was_away_what_it_lacks() {
         let [one, two] = [stage.stored(name), stored(&other, name)].map(|path| std::fs::read(path).unwrap());
         assert!(one == two, "{name}");
     }
+    daemon.ends_politely().await;
+}
+
+/// Prevents: other hosts' WAL that goes on into the directory that was taken out.
+#[tokio::test]
+async fn other_hosts_find_the_directory_that_is_configured_now() {
+    let stage = Stage::new().await;
+    let tls = stage.directory("tls");
+    let script = "\
+        set -e
+        new='openssl req -new -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1'
+        echo subjectAltName=DNS:localhost > san
+        $new -x509 -days 2 -subj /CN=ca -keyout ca.key -out ca.crt
+        $new -subj /CN=host -keyout host.key -out host.csr
+        openssl x509 -req -days 2 -in host.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile san -out host.crt
+        chmod 600 host.key";
+    let made = stage
+        .server
+        .command("/bin/sh")
+        .args(["-c", script])
+        .current_dir(&tls)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let port = free_port().unwrap();
+    let peers = format!(
+        "store_listen = 127.0.0.1:{port}\ntls_certificate = {0}/host.crt\ntls_key = {0}/host.key\ntls_authority = {0}/ca.crt",
+        tls.display()
+    );
+    stage.configure_copy(&peers);
+    let daemon = stage.daemon().await;
+    let files = PeerTls {
+        certificate: tls.join("host.crt"),
+        key: tls.join("host.key"),
+        authority: tls.join("ca.crt"),
+    };
+    let peer = PeerStore::new("localhost", port, &files).unwrap();
+    let name = ObjectName::new("wal/one").unwrap();
+    assert_eq!(peer.put(&name, Content::new("1")).await.unwrap(), Put::Stored);
+    assert!(stage.store().join("wal/one").is_file());
+
+    let second = stage.directory("second");
+    stage.configure_copy(&format!("stores = {}\n{peers}", stage.path("nowhere").display()));
+    daemon.hang_up();
+    heard(&stage, "daemon", "the old configuration stays in force").await;
+    assert_eq!(peer.head(&name).await.unwrap(), Some(1));
+    stage.configure_copy(&format!("stores = {}\n{peers}", second.display()));
+    daemon.hang_up();
+    heard(&stage, "daemon", "other hosts archive here now").await;
+    assert_eq!(peer.get(&name).await.unwrap(), None);
+    assert_eq!(peer.put(&name, Content::new("2")).await.unwrap(), Put::Stored);
+    assert_eq!(std::fs::read(second.join("wal/one")).unwrap(), b"2");
     daemon.ends_politely().await;
 }
 

@@ -15,6 +15,7 @@ use skytide_wal::restore::Prefetch;
 use skytide_wal::store::{DirStore, Store, peer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, info, warn};
 
@@ -106,10 +107,14 @@ pub async fn run(
                 daemon.manager.reloading();
                 // Even if no word has changed: files that are named may have.
                 if let Some(new) = reload::read(load, &settings) {
-                    match Service::new(&new, Some(&service)) {
-                        Ok(new_service) => {
+                    let usable = || anyhow::Ok((Service::new(&new, Some(&service))?, served(&new)?));
+                    match usable() {
+                        Ok((new_service, new_served)) => {
                             // Who is being answered is answered by the old one.
                             service = new_service;
+                            if let (Some(serving), Some(new_served)) = (&serving, new_served) {
+                                serving.hand_over(new_served);
+                            }
                             stats = new.process.stats_period.map(tokio::time::interval);
                             settings = new;
                         }
@@ -145,7 +150,7 @@ pub async fn run(
         }
     }
     if let Some(serving) = serving {
-        let _ = serving.await;
+        let _ = serving.task.await;
     }
     // New clients do the work themselves; those that are here get their answer.
     drop(socket);
@@ -160,37 +165,61 @@ pub async fn run(
     Ok(Outcome::Done)
 }
 
-/// Opens the first directory among the stores to other hosts, where the configuration says so.
-async fn serve_peers(
-    settings: &WalmgrSettings,
-    context: &Context,
-) -> anyhow::Result<Option<tokio::task::JoinHandle<()>>> {
-    let Some(listen) = &settings.store_listen else {
+/// Other hosts find a store here.
+struct Serving {
+    store: watch::Sender<Arc<dyn Store>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Serving {
+    fn hand_over(&self, store: Arc<dyn Store>) {
+        self.store.send_if_modified(|now| {
+            let is_another = now.location() != store.location();
+            if is_another {
+                info!(
+                    before = now.location(),
+                    store = store.location(),
+                    "other hosts archive here now"
+                );
+                *now = store;
+            }
+            is_another
+        });
+    }
+}
+
+/// The directory that other hosts find: the first among the stores, where the configuration says so.
+fn served(settings: &WalmgrSettings) -> anyhow::Result<Option<Arc<dyn Store>>> {
+    if settings.store_listen.is_none() {
         return Ok(None);
-    };
+    }
     let dir = settings.stores.iter().find_map(|at| match at {
         StoreAt::Dir(path) => Some(path),
         StoreAt::Peer { .. } | StoreAt::S3(_) => None,
     });
-    let (Some(dir), Some(tls)) = (dir, &settings.tls) else {
+    let (Some(dir), Some(_)) = (dir, &settings.tls) else {
         return Err(
             Failure::usage("store_listen serves a directory to other hosts, over TLS")
                 .hint("Set stores to a directory, and tls_certificate, tls_key and tls_authority.")
                 .into(),
         );
     };
-    let store: Arc<dyn Store> = Arc::new(DirStore::open(dir)?);
+    Ok(Some(Arc::new(DirStore::open(dir)?)))
+}
+
+async fn serve_peers(settings: &WalmgrSettings, context: &Context) -> anyhow::Result<Option<Serving>> {
+    let (Some(store), Some(listen), Some(tls)) = (served(settings)?, &settings.store_listen, &settings.tls)
+    else {
+        return Ok(None);
+    };
     let listener = tokio::net::TcpListener::bind(listen.as_str())
         .await
         .with_context(|| format!("listen at {listen}"))?;
     info!(%listen, store = store.location(), "other hosts may archive here");
     let stop = context.shutdown.clone().cancelled_owned();
-    Ok(Some(tokio::spawn(peer::serve(
-        listener,
-        tls.server()?,
-        store,
-        stop,
-    ))))
+    let (store, of_the_moment) = watch::channel(store);
+    let task = tokio::spawn(peer::serve(listener, tls.server()?, of_the_moment, stop));
+    Ok(Some(Serving { store, task }))
 }
 
 pub async fn tick(interval: &mut Option<tokio::time::Interval>) {

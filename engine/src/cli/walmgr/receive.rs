@@ -2,7 +2,7 @@
 
 use skytide_wal::receive::{ReceiveError, Receiver, Settings};
 use skytide_wal::tail::TailError;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::window::{Live, SlotWanted};
 use super::{archive, store};
@@ -53,7 +53,20 @@ pub async fn run(
             .show_while(work, &settings, &mut daemon, (load, &usable), &stop)
             .await?
         {
-            Some((new, new_receiver)) => (settings, receiver) = (new, new_receiver),
+            Some((new, new_receiver)) => {
+                if let Some(slot) = settings
+                    .receive
+                    .slot
+                    .filter(|old| new.receive.slot.as_ref() != Some(old))
+                {
+                    warn!(
+                        %slot,
+                        "this slot is not used any more, and holds WAL on the server until it is dropped there: select \
+                         pg_drop_replication_slot('{slot}')"
+                    );
+                }
+                (settings, receiver) = (new, new_receiver);
+            }
             None => break,
         }
     }

@@ -5,7 +5,7 @@ use tracing::{error, info, warn};
 use crate::config::settings::WalmgrSettings;
 
 /// What a process may be told while it runs; the rest is found out at its start.
-fn fixed(settings: &WalmgrSettings) -> [(&'static str, String); 6] {
+fn fixed(settings: &WalmgrSettings) -> [(&'static str, String); 7] {
     let process = &settings.process;
     [
         ("job_name", process.job_name.clone()),
@@ -14,6 +14,13 @@ fn fixed(settings: &WalmgrSettings) -> [(&'static str, String); 6] {
         ("metrics_listen", format!("{:?}", process.metrics_listen)),
         ("socket", format!("{:?}", settings.socket)),
         ("store_listen", format!("{:?}", settings.store_listen)),
+        (
+            "tls_certificate, tls_key or tls_authority",
+            format!(
+                "{:?}",
+                settings.tls.as_ref().filter(|_| settings.store_listen.is_some())
+            ),
+        ),
     ]
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -16,11 +17,11 @@ use crate::store::{Content, ObjectName, PartialName, Prefix, Put, Store, StoreEr
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 64;
 
-/// Serves until `shutdown` is over; calls that are under way are given up then, as whole.
+/// Serves the store of the moment until `shutdown` is over; calls that are under way are given up then, as whole.
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
-    store: Arc<dyn Store>,
+    store: watch::Receiver<Arc<dyn Store>>,
     shutdown: impl Future<Output = ()>,
 ) {
     let acceptor = TlsAcceptor::from(tls);
@@ -34,7 +35,7 @@ pub async fn serve(
                 Ok((stream, address)) => {
                     let (acceptor, store) = (acceptor.clone(), store.clone());
                     connections.spawn(async move {
-                        if let Err(error) = connection(stream, acceptor, &*store).await {
+                        if let Err(error) = connection(stream, acceptor, store).await {
                             tracing::info!(%address, %error, "a peer's connection ended");
                         }
                     });
@@ -48,13 +49,18 @@ pub async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, store: &dyn Store) -> io::Result<()> {
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    store: watch::Receiver<Arc<dyn Store>>,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     while let Some(request) = Message::read(&mut stream).await? {
-        let answer = match answer(&request, store).await {
+        let store = store.borrow().clone();
+        let answer = match answer(&request, &*store).await {
             Ok(answer) => answer,
             Err(Trouble::Garbled) => return Err(io::ErrorKind::InvalidData.into()),
             Err(Trouble::Store(error)) => failure(&error),

@@ -3,7 +3,7 @@ use crate::store::{DirStore, suite};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// An authority and certificates of it, and one of another authority.
 pub(in crate::store) fn certificates(dir: &Path) {
@@ -44,6 +44,7 @@ struct Side {
     port: u16,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<()>,
+    store: watch::Sender<Arc<dyn Store>>,
 }
 
 async fn start(dir: &Path, port: u16) -> Side {
@@ -53,10 +54,16 @@ async fn start(dir: &Path, port: u16) -> Side {
     let port = listener.local_addr().unwrap().port();
     let config = tls(dir, "server").server().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(serve(listener, config, store, async {
+    let (store, of_the_moment) = watch::channel(store);
+    let task = tokio::spawn(serve(listener, config, of_the_moment, async {
         let _ = stopped.await;
     }));
-    Side { port, stop, task }
+    Side {
+        port,
+        stop,
+        task,
+        store,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +115,12 @@ async fn a_peer_that_goes_and_comes_back_is_trouble_in_between_and_nothing_else(
     let store = PeerStore::new("localhost", port, &tls(dir.path(), "client")).unwrap();
     let name = ObjectName::new("a").unwrap();
     assert_eq!(store.put(&name, Content::new("x")).await.unwrap(), Put::Stored);
+    // Another directory takes its place, under connections that stay.
+    let other = DirStore::create(&dir.path().join("other")).unwrap();
+    let before = side.store.send_replace(Arc::new(other));
+    assert_eq!(store.get(&name).await.unwrap(), None);
+    side.store.send_replace(before);
+    assert_eq!(store.head(&name).await.unwrap(), Some(1));
     side.stop.send(()).unwrap();
     side.task.await.unwrap();
     let error = store.get(&name).await.unwrap_err();
