@@ -137,3 +137,24 @@ async fn an_incremental_without_its_wal_or_its_directory_is_refused() {
     said.with(1, &["is not the data directory of the server"]);
     assert_eq!(labels(&stage).len(), 1);
 }
+
+/// Prevents: no restore at all, because what the newest backup is built on is lost.
+#[tokio::test]
+async fn an_older_backup_does_where_what_the_newest_is_built_on_is_gone() {
+    let stage = stage(Options::default()).await;
+    let oldest = backup(&stage);
+    flush(&stage).await;
+    wait_a_label(&oldest).await;
+    let ground = backup(&stage);
+    flush(&stage).await;
+    wait_a_label(&ground).await;
+    let summary = backup_with(&stage, &["--incremental"]);
+    let newest = summary["label"].as_str().unwrap();
+    flush(&stage).await;
+    fs::remove_dir_all(stage.store().join("backup").join(&ground)).unwrap();
+    restore(&stage, newest, "never", &[]).with(1, &[newest, "is built on", &ground, "an older backup"]);
+    let said = restore(&stage, "latest", "restored", &[]).with(0, &["is built on", &ground]);
+    assert!(said.out.contains(&oldest), "{said:?}");
+    let restored = stage.recovered("restored").await;
+    assert_eq!(content(&restored.0).await, content(&stage.server).await);
+}

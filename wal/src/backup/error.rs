@@ -104,6 +104,8 @@ pub enum BackupError {
     Begun { label: Label },
     #[error("WAL at {lsn} cannot be read: {what}")]
     UnreadableWal { lsn: Lsn, what: String },
+    #[error("backup {label} is built on {source_label}, which no store has")]
+    NoGround { label: Label, source_label: Label },
     #[error("the backup was stopped; what there was of it is removed")]
     Stopped,
     #[error("the work was given up")]

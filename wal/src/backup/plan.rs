@@ -1,6 +1,7 @@
 //! What a restore will do, found out before the first byte is copied: which backup, which WAL, up to where, and what
 //! is missing.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use skytide_sql::Lsn;
@@ -82,7 +83,17 @@ pub async fn make(
     target: &Target,
     which: WhichTimeline,
 ) -> Result<Plan, BackupError> {
-    let backups: Vec<Summary> = list(stores).await?.into_iter().filter_map(Result::ok).collect();
+    let mut backups: Vec<Summary> = Vec::new();
+    for backup in list(stores).await? {
+        match backup {
+            Ok(backup) => backups.push(backup),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "a backup cannot be read, and is left out");
+            }
+        }
+    }
+    let there: BTreeSet<Label> = backups.iter().map(|backup| backup.label.clone()).collect();
     let candidates: Vec<Summary> = match label {
         Some(label) => {
             let found = backups.into_iter().find(|backup| backup.label == *label);
@@ -103,11 +114,26 @@ pub async fn make(
     }
     let inventory = Inventory::of(stores).await?;
     let mut refused = None;
-    // A transaction or a restore point may lie before the newest backup, and that one on a timeline which was left: then
-    // an older one will do.
+    // A transaction or a restore point may lie before the newest backup, and that one on a timeline which was left, or
+    // without what it is built on: then an older one will do.
     for backup in candidates {
-        match of_backup(stores, &inventory, backup, target, which).await {
-            Err(error @ (BackupError::Target { .. } | BackupError::WalGap { .. })) => {
+        let planned = match backup.sources.iter().find(|source| !there.contains(*source)) {
+            Some(source) => Err(BackupError::NoGround {
+                label: backup.label.clone(),
+                source_label: source.clone(),
+            }),
+            None => of_backup(stores, &inventory, backup, target, which).await,
+        };
+        match planned {
+            Err(
+                error @ (BackupError::Target { .. }
+                | BackupError::WalGap { .. }
+                | BackupError::NoGround { .. }),
+            ) => {
+                if matches!(error, BackupError::NoGround { .. }) {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::warn!(error, "a backup does not do");
+                }
                 refused.get_or_insert(error);
             }
             done => return done,

@@ -96,6 +96,9 @@ impl Advice for BackupError {
                     .into(),
             ),
             BackupError::NoIncremental { .. } => Some("Take a full backup: skytide walmgr CONF backup".into()),
+            BackupError::NoGround { .. } => Some(
+                "Another store may have it: name it in stores. Otherwise restore an older backup, and take a full one now.".into(),
+            ),
             BackupError::NoBackups => Some("Take one: skytide walmgr CONF backup".into()),
             BackupError::NoBackup(_) | BackupError::NoneBefore(_) => {
                 Some("skytide walmgr CONF listbackups shows what there is.".into())
