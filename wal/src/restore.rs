@@ -16,8 +16,9 @@ use skytide_sql::Lsn;
 
 pub use prefetch::Prefetch;
 
-use crate::archive::{ArchiveError, check_segment};
+use crate::archive::check_segment;
 use crate::durable::{Attach, FileError, WRITE_BYTES};
+use crate::format::page::LongHeader;
 use crate::pack::{Contents, Kind, PackError};
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::{Store, StoreError, layout, partial};
@@ -53,13 +54,6 @@ pub enum RestoreError {
         #[source]
         source: PackError,
     },
-    #[error("{name} in store {location} is not sound WAL, and no other store has it")]
-    Unsound {
-        name: WalFileName,
-        location: String,
-        #[source]
-        source: Box<ArchiveError>,
-    },
     #[error("what lies in store {location} as {name} is something else: {what}")]
     Misplaced {
         name: WalFileName,
@@ -85,9 +79,7 @@ impl RestoreError {
     /// A store was read, and what it has is no good.
     pub fn is_damage(&self) -> bool {
         match self {
-            RestoreError::Damaged { .. } | RestoreError::Unsound { .. } | RestoreError::Misplaced { .. } => {
-                true
-            }
+            RestoreError::Damaged { .. } | RestoreError::Misplaced { .. } => true,
             RestoreError::Store(error) => matches!(error, StoreError::Damaged { .. }),
             _ => false,
         }
@@ -242,15 +234,6 @@ impl Restorer {
             if let Some(what) = misplaced(name, identity, &contents, &bytes) {
                 return Err(RestoreError::Misplaced { name, location, what });
             }
-            if let WalFileName::Segment(_) = name {
-                check_segment(name, &bytes, Some(identity.system_id)).map_err(|source| {
-                    RestoreError::Unsound {
-                        name,
-                        location: location.clone(),
-                        source: Box::new(source),
-                    }
-                })?;
-            }
             Ok(Asked::Served(Served {
                 bytes,
                 origin: Origin::Whole,
@@ -382,7 +365,8 @@ fn cut_to_boundary(
     })
 }
 
-/// Says what is wrong with a sound packed file under this name.
+/// Says what is wrong with a sound packed file under this name. Its sum was made when every record in it was checked, so they
+/// are not read again.
 fn misplaced(
     name: WalFileName,
     identity: Identity,
@@ -396,6 +380,10 @@ fn misplaced(
         WalFileName::BackupHistory { .. } => Kind::BackupHistory,
     };
     let size = identity.segment_size.bytes();
+    let start = match name {
+        WalFileName::Segment(segment) => segment.start(identity.segment_size),
+        _ => None,
+    };
     if contents.system_id != identity.system_id {
         Some("it is of another cluster")
     } else if contents.kind != kind {
@@ -404,9 +392,21 @@ fn misplaced(
         Some("it is of another timeline")
     } else if kind == Kind::Segment && bytes.len() as u64 != size {
         Some("it is not as long as a segment")
+    } else if let Some(start) = start
+        && (contents.span.as_ref().map(|span| span.start_lsn) != Some(start)
+            || !begins_at(bytes, start, identity))
+    {
+        Some("it is another segment")
     } else {
         None
     }
+}
+
+/// Whether the first page is that of a segment of this cluster which begins there.
+fn begins_at(bytes: &[u8], start: Lsn, identity: Identity) -> bool {
+    LongHeader::peek(bytes).is_some_and(|(page, long, size)| {
+        page.address == start && long.system_id == identity.system_id && size == identity.segment_size
+    })
 }
 
 /// The server's own file of a segment goes on where an unfinished one from a store ends. It must not be given that:

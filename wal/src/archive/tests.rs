@@ -597,6 +597,30 @@ async fn whoever_archives_one_file_fills_the_hole_before_it() {
     }
 }
 
+/// Prevents: a segment that recovery takes for another one, since only the sum of its bytes is checked when it is served.
+#[tokio::test]
+async fn what_lies_under_another_segments_name_is_not_served() {
+    let stage = Stage::new(1, 1);
+    let history = history(3, 1);
+    for (name, bytes) in &history[..2] {
+        stage.archive(name, bytes).await.unwrap();
+    }
+    std::fs::copy(stage.stored(0, &history[0].0), stage.stored(0, &history[2].0)).unwrap();
+    let error = stage.restorer().fetch(name(&history[2].0)).await.unwrap_err();
+    assert!(
+        matches!(&error, RestoreError::Misplaced { what, .. } if *what == "it is another segment"),
+        "{error}"
+    );
+    assert!(
+        stage
+            .restorer()
+            .fetch(name(&history[1].0))
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
 /// Prevents: a partial that is damaged in one store, and recovery that stops though another store has it.
 #[tokio::test]
 async fn a_damaged_partial_does_not_stand_before_a_sound_one() {
