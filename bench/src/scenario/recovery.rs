@@ -92,7 +92,7 @@ pub async fn run(effort: Effort) -> anyhow::Result<Findings> {
     findings.note(format!(
         "A server recovers from {count} archived segments of a mixed load ({:.0} MiB) on the same disk; seconds of redo as it says \
          itself. Then restore_command alone, as a process for each segment, one after the other, without replay. zstd 1; \
-         skytide checks every record before it serves a segment, and keeps up to 16 ahead; pgBackRest with two processes.",
+         skytide checks the sum of a segment before it serves it, which was made when each of its records was checked, and keeps up to 16 ahead; pgBackRest with two processes.",
         stage.bytes / f64::from(1 << 20)
     ));
     let rows: Vec<Vec<String>> = seen
