@@ -148,12 +148,11 @@ promote() { # HOST
     worker_said=$(logs worker 2>&1 | wc -l)
     # shellcheck disable=SC2016 # its shell's
     on "$1" sh -c '
-        mkdir -p no-store
         printf "[walmgr]\nstores = %s\n" "$BED_DATA/no-store"
         printf "[promote]\nnodes = provider, %s\nfence_required = no\n" "$1"
         printf "[node provider]\ndb = host=provider user=postgres dbname=postgres sslmode=disable\n"
         printf "[node %s]\ndb = host=%s user=postgres dbname=postgres\ndata = %s\n" "$1" "$BED_DATA" "$PGDATA"
-        ' sh "$1" | on "$1" sh -c 'cat >promote.ini && skytide promote promote.ini --to "$0" --yes' "$1" ||
+        ' sh "$1" | on "$1" sh -c 'cat >promote.ini && skytide walmgr promote.ini create-store && skytide promote promote.ini --to "$0" --yes' "$1" ||
         fails "$1 was not promoted"
     is "$1" "select pg_is_in_recovery()" f || fails "$1 was not promoted"
     step "$1 promoted, timeline $(sql "$1" "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int")"

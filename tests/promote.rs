@@ -159,6 +159,26 @@ async fn a_store_that_cannot_be_asked_is_not_left_out_by_the_way() {
     replicates(&trio.b.0, &[&trio.c.0], -1).await;
 }
 
+/// Prevents: a second primary, since we could not log in to the first.
+#[tokio::test]
+async fn a_primary_that_does_not_let_us_in_is_not_dead() {
+    let trio = Trio::new().await;
+    trio.configure(false, "fence_required = no");
+    cut(&trio.b.0).await;
+    cut(&trio.c.0).await;
+    let conf = trio.stage.conf();
+    let text = std::fs::read_to_string(&conf).unwrap();
+    let db = format!("[node a]\ndb = {}", trio.a().dsn("postgres"));
+    assert!(text.contains(&db), "{text}");
+    std::fs::write(&conf, text.replace(&db, &format!("{db} user=nobody_of_that_name"))).unwrap();
+    trio.promote(&["--yes", "--to", "b"])
+        .with(1, &["the primary may live", "node a", "--believe-dead"]);
+    assert!(in_recovery(&trio.b.0).await && !trio.has_journal());
+    trio.a().kill().unwrap();
+    trio.promote(&["--yes", "--to", "b"]).with(0, &[]);
+    assert!(!in_recovery(&trio.b.0).await);
+}
+
 /// Prevents: a promotion that waits for a store that is gone at each file that the standby asks for on its way.
 #[tokio::test]
 async fn a_store_that_is_gone_for_good_holds_up_no_promotion() {

@@ -211,6 +211,20 @@ async fn missing_is_1_and_trouble_stops_recovery() {
         .with(255, &["cannot be reached"]);
     stage.archive_file(&name).with(1, &["create-store"]);
     assert!(!stage.store().exists(), "it is not made anew");
+    // The place where it is mounted is there all the same.
+    stage.directory("store");
+    stage.archive_file(&name).with(1, &["create-store"]);
+    stage
+        .walmgr(&[
+            "--set",
+            "restore_timeout=1s",
+            "restore-wal",
+            &name,
+            own.join("RECOVERYXLOG").to_str().unwrap(),
+        ])
+        .with(255, &["cannot be reached"]);
+    stage.walmgr(&["verify"]).with(1, &["cannot be reached"]);
+    fs::remove_dir(stage.store()).unwrap();
     fs::rename(stage.path("away"), stage.store()).unwrap();
     // Somebody is writing the configuration. A standby would not outlive a 255.
     let conf = fs::read_to_string(stage.conf()).unwrap();
@@ -220,6 +234,13 @@ async fn missing_is_1_and_trouble_stops_recovery() {
     fs::write(stage.path("standby/standby.signal"), "").unwrap();
     stage.restore_file(&name, &standby).with(1, &["wal.ini"]);
     fs::write(stage.conf(), conf).unwrap();
+    // Nor where somebody may not read the store.
+    let allow = |mode| {
+        fs::set_permissions(stage.store(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap()
+    };
+    allow(0o000);
+    stage.restore_file(&name, &standby).with(1, &["ermission denied"]);
+    allow(0o700);
     stage.restore_file(&name, &target).with(0, &[]);
     stage.archive_file(&name).with(0, &[]);
 }

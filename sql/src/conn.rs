@@ -94,6 +94,14 @@ impl ConnectError {
             _ => Fault::Operator,
         }
     }
+
+    /// Nothing was heard of anybody: neither a refusal, nor a question for a password or for TLS.
+    pub fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            ConnectError::Link { .. } | ConnectError::TimedOut { .. } | ConnectError::NoHosts
+        )
+    }
 }
 
 /// A connection in use: a `tokio_postgres::Client` together with the task that moves its bytes.

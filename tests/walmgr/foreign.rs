@@ -32,6 +32,9 @@ async fn another_clusters_wal_is_not_served() {
         }
         assert!(!target.exists());
     };
+    // It recovers.
+    let recovers = stranger.data_dir().join("recovery.signal");
+    std::fs::write(&recovers, "").unwrap();
     for name in names {
         ask(name, 255);
     }
@@ -40,6 +43,7 @@ async fn another_clusters_wal_is_not_served() {
         ask(name, 255);
     }
     // A standby asks again.
+    std::fs::remove_file(&recovers).unwrap();
     let signal = stranger.data_dir().join("standby.signal");
     std::fs::write(&signal, "").unwrap();
     ask(&segment, 1);

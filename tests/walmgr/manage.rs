@@ -140,8 +140,9 @@ async fn wal_that_does_not_arrive_is_no_success() {
     // It may be a file system that is not mounted.
     stage.walmgr(&["setup"]).with(1, &["gone", "create-store"]);
     assert!(!gone.exists());
-    fs::create_dir(&gone).unwrap();
-    fs::set_permissions(&gone, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    stage.directory("gone");
+    stage.walmgr(&["setup"]).with(1, &["gone", "create-store"]);
+    stage.walmgr(&["create-store"]).with(0, &[]);
     stage.walmgr(&["setup"]).with(0, &[]);
     configure(&stage, "");
     let daemon = stage.daemon().await;

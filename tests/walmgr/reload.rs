@@ -24,7 +24,7 @@ async fn appears(path: &Path) {
 
 /// A second directory in the configuration; the first has to do if the second is away.
 fn with_second(stage: &Stage) -> PathBuf {
-    let second = stage.directory("second");
+    let second = stage.store_in("second");
     let stores = format!("stores = {}, {}", stage.store().display(), second.display());
     stage.configure_copy(&format!("{stores}\nstores_needed = 1"));
     second
@@ -131,7 +131,7 @@ async fn other_hosts_find_the_directory_that_is_configured_now() {
     assert_eq!(peer.put(&name, Content::new("1")).await.unwrap(), Put::Stored);
     assert!(stage.store().join("wal/one").is_file());
 
-    let second = stage.directory("second");
+    let second = stage.store_in("second");
     stage.configure_copy(&format!("stores = {}\n{peers}", stage.path("nowhere").display()));
     daemon.hang_up();
     heard(&stage, "daemon", "the old configuration stays in force").await;

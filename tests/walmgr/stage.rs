@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use skytide_fixtures::server::{Options, Server, StopMode, Where, free_port};
 use skytide_fixtures::wait;
+use skytide_wal::store::DirStore;
 use tempfile::TempDir;
 use tokio_postgres::Client;
 
@@ -547,6 +548,13 @@ impl Stage {
             .args(["-p".as_ref(), path.as_os_str()])
             .output();
         assert!(made.unwrap().status.success());
+        path
+    }
+
+    /// A directory that is a store, as `create-store` makes them.
+    pub fn store_in(&self, name: &str) -> PathBuf {
+        let path = self.directory(name);
+        self.touch(&path.join(DirStore::MARK));
         path
     }
 

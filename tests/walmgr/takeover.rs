@@ -166,6 +166,22 @@ async fn a_store_that_cannot_be_asked_and_a_server_that_is_down_are_said() {
     stage
         .by("standby.ini", &["--set", "primary_conninfo=", "boot"])
         .with(1, &["the primary lives", "--force"]);
+    // Whoever names it wrongly: it wants what it is not given, it is a standby, or the standby itself knows better.
+    let db = stage.server.dsn("postgres");
+    let own = standby.0.dsn("postgres");
+    for (conninfo, words) in [
+        (format!("{db} sslmode=require"), "the primary lives"),
+        (own, "is a standby"),
+        (
+            format!("host={}", stage.path("nowhere").display()),
+            "the primary lives",
+        ),
+    ] {
+        let conninfo = format!("primary_conninfo={conninfo}");
+        stage
+            .by("standby.ini", &["--set", &conninfo, "boot"])
+            .with(1, &[words, "--force"]);
+    }
     let wanted = content_of_archived(&stage).await;
     stage.server.stop(StopMode::Fast).await.unwrap();
     // Its memory of the store ends with the daemon: it has none.
@@ -178,12 +194,9 @@ async fn a_store_that_cannot_be_asked_and_a_server_that_is_down_are_said() {
     );
     fs::write(&conf, text).unwrap();
     stage.by("standby.ini", &["boot"]).with(1, &["away"]);
-    fs::create_dir(stage.path("away")).unwrap();
-    fs::set_permissions(
-        stage.path("away"),
-        std::os::unix::fs::PermissionsExt::from_mode(0o777),
-    )
-    .unwrap();
+    stage.directory("away");
+    stage.by("standby.ini", &["boot"]).with(1, &["away"]);
+    stage.store_in("away");
     stage.by("standby.ini", &["boot"]).with(0, &[]);
     assert_eq!(content(&standby.0).await, wanted);
 }

@@ -92,7 +92,7 @@ async fn a_store_that_comes_back_is_used_by_who_runs() {
     let daemon = stage.daemon().await;
     let segment = stage.segment(10).await;
     stage.archived(&segment).await;
-    let made = stage.directory("gone");
+    let made = stage.store_in("gone");
     let file = made.join(format!("wal/00000001/{segment}.zst"));
     wait::until(
         "the store that came to be given the segment",
@@ -113,7 +113,7 @@ async fn receive_begins_beside_a_store_that_is_gone() {
     two(&stage, 1);
     let receiver = stage.copier("receive", &[]);
     in_step(&stage.server, &stage.store()).await;
-    let made = stage.directory("gone");
+    let made = stage.store_in("gone");
     in_step(&stage.server, &made).await;
     receiver.ends_politely().await;
 }
@@ -127,7 +127,7 @@ fn file_in(store: &Path, segment: &str) -> PathBuf {
 #[tokio::test]
 async fn a_store_that_was_away_through_a_purge_is_given_what_it_missed() {
     let stage = stage(Options::default()).await;
-    let other = stage.directory("other");
+    let other = stage.store_in("other");
     let away = stage.path("away");
     let both = format!(
         "stores = {}, {}\nstores_needed = 1",

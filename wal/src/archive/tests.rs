@@ -264,7 +264,7 @@ async fn an_archive_that_nobody_has_used_is_not_the_end_of_the_wal() {
     // One of two is new.
     std::fs::rename(stage.dir.path().join("1"), stage.dir.path().join("away")).unwrap();
     stage.archive(FIRST, &full()).await.unwrap();
-    std::fs::create_dir(stage.dir.path().join("1")).unwrap();
+    DirStore::create(&stage.dir.path().join("1")).unwrap();
     let missing = stage.restorer().fetch(name("0000000100000000000000FF")).await;
     assert_eq!(missing.unwrap(), None);
 }
@@ -567,7 +567,7 @@ async fn a_store_that_was_left_behind_is_given_what_it_lacks() {
 
     // A new disk in its place; and what is damaged is not spread.
     std::fs::remove_dir_all(stage.dir.path().join("1")).unwrap();
-    std::fs::create_dir(stage.dir.path().join("1")).unwrap();
+    DirStore::create(&stage.dir.path().join("1")).unwrap();
     let damaged = stage.stored(0, &history[2].0);
     let packed = std::fs::read(&damaged).unwrap();
     std::fs::write(&damaged, flip(&packed, packed.len() * 4)).unwrap();

@@ -202,7 +202,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_backup_gives_signs_of_life_and_leaves_nothing_if_it_fails() {
         let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = Arc::new(DirStore::open(dir.path()).unwrap());
+        let store: Arc<dyn Store> = Arc::new(DirStore::create(dir.path()).unwrap());
         let stores = Stores::new(vec![store.clone()], 1);
         let identity = Identity {
             system_id: 1,

@@ -277,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn files_go_in_and_their_extents_lead_back() {
         let dir = tempfile::tempdir().unwrap();
-        let store: Arc<dyn Store> = Arc::new(DirStore::open(dir.path()).unwrap());
+        let store: Arc<dyn Store> = Arc::new(DirStore::create(dir.path()).unwrap());
         let stores = Arc::new(Stores::new(vec![store.clone()], 1));
         let label: Label = "20261125T184500F".parse().unwrap();
         let writer = ContentWriter::new(stores, label.clone(), 1, 2);

@@ -127,6 +127,8 @@ pub enum Refusal {
     TwoPrimaries(String, String),
     #[error("the postmaster of node {node} lives (process {pid}), though it does not answer")]
     PostmasterAlive { node: String, pid: i32 },
+    #[error("the primary may live: somebody answers as node {node}, and does not let us in ({why})")]
+    NotLetIn { node: String, why: String },
     #[error("node {node} still receives WAL from {from}: the primary seems to live")]
     StillReceiving { node: String, from: String },
     #[error("node {node} is of the cluster with system identifier {found}, and not {expected}")]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use skytide_sql::Lsn;
 
 use super::journal::Step;
-use super::survey::{OldDisk, Place, Standby, Survey};
+use super::survey::{OldDisk, Place, Standby, Standing, Survey};
 use super::{NodeSettings, PromoteError, Refusal, Settings};
 use crate::TimelineId;
 
@@ -92,6 +92,9 @@ pub(super) fn check_dead(survey: &Survey, believe_dead: bool) -> Result<(), Refu
             pid,
         });
     }
+    if let Some((node, why)) = refusing_primary(survey).filter(|_| !believe_dead) {
+        return Err(Refusal::NotLetIn { node, why });
+    }
     let direct = |standby: &Standby| standby.receives_from.clone().filter(|_| !standby.cascaded);
     let mut receiving = survey
         .standbys()
@@ -103,6 +106,20 @@ pub(super) fn check_dead(survey: &Survey, believe_dead: bool) -> Result<(), Refu
             from,
         }),
     }
+}
+
+/// The former primary, or a node that may be it, where somebody answers who does not let us in, and its disk was not read.
+fn refusing_primary(survey: &Survey) -> Option<(String, String)> {
+    let old = survey.old.as_ref();
+    if old.is_some_and(|old| matches!(old.disk, OldDisk::Read(_))) {
+        return None;
+    }
+    survey.nodes.iter().find_map(|node| match &node.standing {
+        Standing::Silent { why, refuses: true } if old.is_none_or(|old| old.name == node.name) => {
+            Some((node.name.clone(), why.clone()))
+        }
+        _ => None,
+    })
 }
 
 /// What a store has that cannot be asked may be what nobody else has.

@@ -50,7 +50,11 @@ pub enum Standing {
     },
     Standby(Box<Standby>),
     /// It does not answer, and why.
-    Silent(String),
+    Silent {
+        why: String,
+        /// Somebody is there, and does not let us in.
+        refuses: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -194,7 +198,10 @@ pub async fn survey(
     let mut nodes = Vec::new();
     for (node, answer) in settings.nodes.iter().zip(&answers) {
         let standing = match answer {
-            Err(error) => Standing::Silent(words(error)),
+            Err(error) => Standing::Silent {
+                why: words(error),
+                refuses: refuses(error),
+            },
             Ok(heard) if !heard.answer.in_recovery => Standing::Primary {
                 timeline: heard.answer.timeline,
                 flushed: heard.answer.lsn,
@@ -262,6 +269,15 @@ pub async fn survey(
     judge(&mut survey, settings, &heard, &cluster).await?;
     survey.took = began.elapsed();
     Ok(survey)
+}
+
+/// Only silence says that nobody is there.
+fn refuses(error: &PromoteError) -> bool {
+    match error {
+        PromoteError::Connect { source, .. } => !source.is_silence(),
+        PromoteError::Sql { .. } => true,
+        _ => false,
+    }
 }
 
 async fn ask(node: &NodeSettings, limit: Duration) -> Result<Heard, PromoteError> {

@@ -11,8 +11,8 @@ use skytide_sql::Lsn;
 
 use super::error::ServerError;
 use super::pidfile::Postmaster;
-use super::primary;
 use super::takeover::{LOOK, Takeover, TookOver, check_successor, done, furthest};
+use super::{primary, takeover};
 use crate::control::{self, ClusterState, ControlFile};
 use crate::durable::{self, Attach};
 use crate::ship::{self, DeadServer};
@@ -55,11 +55,11 @@ async fn no_primary(settings: &Takeover, postmaster: &Postmaster, system_id: u64
     if receiver == Receiver::Streams {
         return Err(ServerError::PrimaryLives);
     }
-    match &settings.primary {
-        Some(primary) => primary::is_gone(primary, &settings.application_name, system_id).await,
-        None if receiver == Receiver::Unknown => Err(ServerError::PrimaryUnknown),
-        None => Ok(()),
+    let own = primary::conninfo_in(&settings.data_dir);
+    if settings.primary.is_none() && own.is_none() && receiver == Receiver::Unknown {
+        return Err(ServerError::PrimaryUnknown);
     }
+    takeover::no_primary(settings, own.as_deref(), system_id).await
 }
 
 /// What the titles of a server's processes say of its walreceiver.

@@ -68,6 +68,10 @@ pub enum ServerError {
         "the primary lives: the server that primary_conninfo names answers at {host}, and takes writes or may"
     )]
     PrimaryAnswers { host: String },
+    #[error(
+        "whether the primary lives is not known: the server that primary_conninfo names answers at {host}, and is a standby"
+    )]
+    StandbyAnswers { host: String },
     #[error("the primary cannot be asked whether it lives: the standby's primary_conninfo is not understood")]
     Conninfo(#[source] ConnectStringError),
     #[error(

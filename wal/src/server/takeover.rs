@@ -28,7 +28,7 @@ pub struct Takeover {
     /// The standby's.
     pub data_dir: PathBuf,
     pub server: ConnectString,
-    /// The primary's; `None`: as the standby's `primary_conninfo` has it.
+    /// The primary's, which is asked beside the one that the standby's own `primary_conninfo` names.
     pub primary: Option<ConnectString>,
     pub application_name: String,
     pub stores: Vec<Arc<dyn Store>>,
@@ -130,15 +130,22 @@ pub async fn take_over(settings: &Takeover) -> Result<TookOver, ServerError> {
 }
 
 /// Refuses while the primary answers: that nothing streams may only mean that the connection is broken, or not there yet.
-async fn no_primary(settings: &Takeover, conninfo: Option<&str>, system_id: u64) -> Result<(), ServerError> {
-    let own = match conninfo.filter(|text| !text.is_empty()) {
-        Some(text) if settings.primary.is_none() => Some(text.parse().map_err(ServerError::Conninfo)?),
-        _ => None,
+/// `conninfo` is the standby's own.
+pub(super) async fn no_primary(
+    settings: &Takeover,
+    conninfo: Option<&str>,
+    system_id: u64,
+) -> Result<(), ServerError> {
+    let own: Option<ConnectString> = match conninfo.filter(|text| !text.is_empty()).map(str::parse) {
+        Some(Err(error)) if settings.primary.is_none() => return Err(ServerError::Conninfo(error)),
+        Some(Err(_)) | None => None,
+        Some(Ok(own)) => Some(own),
     };
-    match settings.primary.as_ref().or(own.as_ref()) {
-        Some(primary) => primary::is_gone(primary, &settings.application_name, system_id).await,
-        None => Ok(()),
+    let primaries: Vec<&ConnectString> = settings.primary.iter().chain(&own).collect();
+    if primaries.is_empty() {
+        tracing::warn!("nobody was asked whether the primary lives: primary_conninfo is not set");
     }
+    primary::is_gone(&primaries, &settings.application_name, system_id).await
 }
 
 /// What the standby has replayed is WAL of whoever went on from its timeline, as far as the stores know of one.

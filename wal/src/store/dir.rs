@@ -41,30 +41,35 @@ struct Inner {
 }
 
 impl DirStore {
-    /// The store in a directory that is there. It is not made: a file system that is not mounted would be
-    /// taken for an empty store.
+    /// A directory without this file, and without an identity, is no store: say the place where one's file system is not
+    /// mounted now.
+    pub const MARK: &str = ".skytide-store";
+
+    /// The store in a directory that was made one ([`DirStore::create`]). It is not made here: a file system that is not
+    /// mounted would be taken for an empty store.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] if it is not there.
     pub fn open(root: &Path) -> Result<DirStore, StoreError> {
         let root = std::path::absolute(root)
             .to("find", root)
             .map_err(|e| at(root, e))?;
-        let meta = std::fs::metadata(&root)
-            .to("open directory", &root)
-            .map_err(|e| at(&root, e))?;
-        if !meta.is_dir() {
-            let source = io::Error::from(io::ErrorKind::NotADirectory);
-            return Err(at(&root, FileError::new("open directory", &root, source)));
-        }
-        Ok(DirStore(Arc::new(Inner {
+        let inner = Inner {
             location: root.display().to_string(),
             root,
             open_partials: Mutex::default(),
             known_dirs: Mutex::default(),
-        })))
+        };
+        inner.is_there()?;
+        Ok(DirStore(Arc::new(inner)))
     }
 
-    /// Like [`DirStore::open`], but makes the directory if it is not there.
+    /// Like [`DirStore::open`], but makes the directory if it is not there, and a store of it.
     pub fn create(root: &Path) -> Result<DirStore, StoreError> {
         durable::create_dirs(root).map_err(|e| at(root, e))?;
+        let (Created::New | Created::Exists) =
+            durable::create(&root.join(DirStore::MARK), b"a store of WAL and base backups\n")
+                .map_err(|e| at(root, e))?;
         DirStore::open(root)
     }
 
@@ -147,9 +152,10 @@ impl Store for DirStore {
 
     fn delete<'a>(&'a self, name: &'a ObjectName) -> StoreFuture<'a, ()> {
         let name = name.clone();
-        Box::pin(
-            self.blocking(move |inner| durable::remove(&inner.object(&name)).map_err(|e| inner.failed(e))),
-        )
+        Box::pin(self.blocking(move |inner| {
+            inner.is_there()?;
+            durable::remove(&inner.object(&name)).map_err(|e| inner.failed(e))
+        }))
     }
 
     fn append<'a>(&'a self, name: &'a PartialName, at: u64, piece: Content) -> StoreFuture<'a, u64> {
@@ -171,6 +177,7 @@ impl Store for DirStore {
         let name = name.clone();
         Box::pin(self.blocking(move |inner| {
             inner.lock_partials().retain(|(open, _)| *open != name);
+            inner.is_there()?;
             durable::remove(&inner.partial(&name)).map_err(|e| inner.failed(e))
         }))
     }
@@ -182,6 +189,32 @@ impl Inner {
         at(&self.root, source)
     }
 
+    /// Absence is an answer only of a store that is there, and what is written elsewhere is lost.
+    fn is_there(&self) -> Result<(), StoreError> {
+        let gone = |source: io::Error| StoreError::Unreachable {
+            location: self.location.clone(),
+            action: "find it",
+            source: Box::new(at(
+                &self.root,
+                FileError::new("find the store in", &self.root, source),
+            )),
+        };
+        let identity = crate::store::layout::identity();
+        for name in [DirStore::MARK, identity.as_str()] {
+            match std::fs::metadata(self.root.join(name)) {
+                Ok(meta) if meta.is_file() => return Ok(()),
+                Ok(_) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) => {}
+                Err(error) => return Err(gone(error)),
+            }
+        }
+        Err(gone(io::ErrorKind::NotFound.into()))
+    }
+
     fn object(&self, name: &ObjectName) -> PathBuf {
         self.root.join(name.as_str())
     }
@@ -191,11 +224,7 @@ impl Inner {
     }
 
     fn make_parent(&self, path: &Path) -> Result<(), StoreError> {
-        // The root is not made anew when it has gone: see `open`.
-        std::fs::metadata(&self.root)
-            .to("find", &self.root)
-            .map(|_| ())
-            .map_err(|e| self.failed(e))?;
+        self.is_there()?;
         let Some(dir) = path.parent() else {
             return Ok(());
         };
@@ -227,10 +256,7 @@ impl Inner {
         let path = self.object(name);
         let file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Absence is an answer only of a store that is there.
-                std::fs::metadata(&self.root)
-                    .to("find", &self.root)
-                    .map_err(|e| self.failed(e))?;
+                self.is_there()?;
                 return Ok(None);
             }
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
@@ -316,9 +342,7 @@ impl Inner {
 
     /// Files below `base` whose path from there begins with the prefix.
     fn files(&self, base: &Path, prefix: &Prefix) -> Result<Vec<(String, PathBuf)>, StoreError> {
-        std::fs::metadata(&self.root)
-            .to("find", &self.root)
-            .map_err(|e| self.failed(e))?;
+        self.is_there()?;
         let mut found = Vec::new();
         self.walk(&base.join(prefix.dir()), &mut |path, is_dir| {
             if !is_dir
@@ -380,7 +404,11 @@ impl Inner {
                 return file.read(from);
             }
         }
-        pieces::read(&self.location, &self.partial(name), name, from)
+        let pieces = pieces::read(&self.location, &self.partial(name), name, from)?;
+        if pieces.is_none() {
+            self.is_there()?;
+        }
+        Ok(pieces)
     }
 
     fn append(&self, name: &PartialName, at: u64, piece: &Content) -> Result<u64, StoreError> {

@@ -144,7 +144,7 @@ mod tests {
     #[tokio::test]
     async fn a_store_belongs_to_one_cluster() {
         let dir = tempfile::tempdir().unwrap();
-        let store = DirStore::open(dir.path()).unwrap();
+        let store = DirStore::create(dir.path()).unwrap();
         assert_eq!(Identity::read(&store).await.unwrap(), None);
         let ours = of(7_600_000_000_000_000_001, 16);
         ours.claim(&store).await.unwrap();
@@ -162,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn an_identity_that_cannot_be_trusted_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let store = DirStore::open(dir.path()).unwrap();
+        let store = DirStore::create(dir.path()).unwrap();
         let ours = of(7, 16);
         let text = ours.to_string();
         for end in 0..text.len() {

@@ -123,7 +123,11 @@ mod tests {
             assert!(store.list(&Prefix::default()).await.is_err());
             assert!(store.partials(&Prefix::default()).await.is_err());
         }
+        // The place where its file system is mounted.
         std::fs::create_dir(&root).unwrap();
+        let error = store.get(&identity).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Unreachable { .. }), "{error}");
+        DirStore::create(&root).unwrap();
         assert_eq!(store.get(&identity).await.unwrap(), None);
         let put = store.put(&identity, Content::new("x")).await.unwrap();
         assert_eq!(put, Put::Stored);

@@ -190,7 +190,7 @@ mod tests {
     #[tokio::test]
     async fn a_partial_is_read_in_order_and_without_holes() {
         let dir = tempfile::tempdir().unwrap();
-        let store = DirStore::open(dir.path()).unwrap();
+        let store = DirStore::create(dir.path()).unwrap();
         let size = SegmentSize::new(1 << 20).unwrap();
         let segment: SegmentName = "000000010000000000000001".parse().unwrap();
         assert_eq!(read(&store, segment, size).await.unwrap(), None);

@@ -19,6 +19,10 @@ impl Advice for Refusal {
                 "Stop it (kill -QUIT {pid}), or find out why node {node} refuses connections. If that process is another \
                  one: --believe-dead."
             ),
+            Refusal::NotLetIn { node, .. } => format!(
+                "Mend db in [node {node}], so that it can be asked. If it is dead for certain, and another server answers there: \
+                 --believe-dead."
+            ),
             Refusal::StillReceiving { .. } => {
                 "Look whether this host alone is cut off from the primary. A standby of a host that lost power notices it \
                  after wal_receiver_timeout. If the primary is dead for certain: --believe-dead."

@@ -119,7 +119,7 @@ fn node_row(name: &str, standing: &Standing) -> NodeRow {
         ..NodeRow::default()
     };
     match standing {
-        Standing::Silent(why) => NodeRow {
+        Standing::Silent { why, .. } => NodeRow {
             is: "silent",
             obstacle: Some(why.clone()),
             ..row

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use skytide_wal::backup::recovery::has_target;
 use skytide_wal::control;
 use skytide_wal::restore::{Origin, RestoreError, Restorer, Served, deliver, server_has_more};
+use skytide_wal::store::StoreError;
 use skytide_wal::store::identity::IdentityError;
 use skytide_wal::{SegmentName, WalFileName};
 use tracing::{info, warn};
@@ -179,15 +180,11 @@ pub async fn patiently<T, F: Future<Output = Result<T, Arc<RestoreError>>>>(
     }
 }
 
-/// The configuration names another cluster's store.
-fn is_foreign(error: &RestoreError) -> bool {
-    matches!(error, RestoreError::Identity(IdentityError::Foreign { .. }))
-}
-
 fn is_transient(error: &RestoreError) -> bool {
     match error {
         RestoreError::Store(error) | RestoreError::Identity(IdentityError::Store(error)) => {
-            error.is_transient()
+            // A file system that comes back may say anything meanwhile.
+            error.is_transient() || matches!(error, StoreError::File { .. })
         }
         RestoreError::Hole { .. } => true,
         _ => false,
@@ -209,10 +206,9 @@ pub fn finish(
             };
         }
         Err(error) => {
-            let code = match is_transient(&error) || is_foreign(&error) {
-                true => trouble(Some(name), target),
-                false if is_over(name, target) => MISSING,
-                false => STOP,
+            let code = match error.is_damage() {
+                true if !is_over(name, target) => STOP,
+                _ => trouble(Some(name), target),
             };
             let message = format!("{name} was not restored: {}", causes::chain(&*error));
             warn!(code, "{message}");

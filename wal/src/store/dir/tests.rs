@@ -8,21 +8,21 @@ fn object(name: &str) -> ObjectName {
 #[tokio::test]
 async fn a_directory_is_a_store() {
     let dir = tempfile::tempdir().unwrap();
-    suite::run(Arc::new(DirStore::open(dir.path()).unwrap())).await;
+    suite::run(Arc::new(DirStore::create(dir.path()).unwrap())).await;
 }
 
 #[tokio::test]
 async fn what_was_put_is_there_for_the_next_process() {
     let dir = tempfile::tempdir().unwrap();
     let name = PartialName::new("p").unwrap();
-    let store = DirStore::open(dir.path()).unwrap();
+    let store = DirStore::create(dir.path()).unwrap();
     assert_eq!(
         store.put(&object("a/b"), Content::new("x")).await.unwrap(),
         Put::Stored
     );
     store.append(&name, 0, Content::new("one")).await.unwrap();
 
-    let other = DirStore::open(dir.path()).unwrap();
+    let other = DirStore::create(dir.path()).unwrap();
     let error = other.append(&name, 3, Content::new("two")).await.unwrap_err();
     assert!(
         matches!(error, StoreError::Busy { .. }),
@@ -40,7 +40,7 @@ async fn what_was_put_is_there_for_the_next_process() {
 async fn an_unfinished_piece_is_cut_and_its_place_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let name = PartialName::new("p").unwrap();
-    let store = DirStore::open(dir.path()).unwrap();
+    let store = DirStore::create(dir.path()).unwrap();
     store.append(&name, 0, Content::new("one")).await.unwrap();
     drop(store);
     let path = dir.path().join("partial/p");
@@ -48,7 +48,7 @@ async fn an_unfinished_piece_is_cut_and_its_place_is_free() {
     bytes.extend_from_slice(b"SkPc\x05\0\0\0half");
     std::fs::write(&path, bytes).unwrap();
 
-    let store = DirStore::open(dir.path()).unwrap();
+    let store = DirStore::create(dir.path()).unwrap();
     let there = store.read_partial(&name, 0).await.unwrap().unwrap();
     assert_eq!(there, [Bytes::from_static(b"one")]);
     assert_eq!(store.append(&name, 3, Content::new("two")).await.unwrap(), 6);
@@ -62,7 +62,19 @@ async fn a_directory_that_has_gone_is_trouble_and_not_an_empty_store() {
     let root = dir.path().join("mounted");
     assert!(DirStore::open(&root).is_err(), "it is not made");
     let store = DirStore::create(&root).unwrap();
+    let mark = root.join(DirStore::MARK);
+    std::fs::remove_file(&mark).unwrap();
+    is_trouble(&store).await;
     std::fs::remove_dir(&root).unwrap();
+    is_trouble(&store).await;
+    assert!(!root.exists());
+    // An identity says it as well: of stores that were made before there was the other mark.
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("identity"), "x").unwrap();
+    assert_eq!(store.get(&object("a")).await.unwrap(), None);
+}
+
+async fn is_trouble(store: &DirStore) {
     let name = object("a");
     assert!(store.get(&name).await.is_err() && store.head(&name).await.is_err());
     assert!(store.list(&Prefix::default()).await.is_err());
@@ -73,7 +85,11 @@ async fn a_directory_that_has_gone_is_trouble_and_not_an_empty_store() {
             .await
             .is_err()
     );
-    assert!(!root.exists());
+    let partial = PartialName::new("p").unwrap();
+    assert!(
+        store.read_partial(&partial, 0).await.is_err() && store.partials(&Prefix::default()).await.is_err()
+    );
+    assert!(store.delete(&name).await.is_err() && store.delete_partial(&partial).await.is_err());
 }
 
 #[tokio::test]
@@ -82,7 +98,7 @@ async fn strangers_files_are_not_listed() {
     for name in [".hidden", ".aside-1-1", "not a name"] {
         std::fs::write(dir.path().join(name), "x").unwrap();
     }
-    let store = DirStore::open(dir.path()).unwrap();
+    let store = DirStore::create(dir.path()).unwrap();
     assert!(store.list(&Prefix::default()).await.unwrap().is_empty());
 }
 
@@ -99,7 +115,7 @@ async fn nothing_is_appended_to_a_partial_that_was_taken_away() {
     std::fs::rename(&root, &away).unwrap();
     for _ in 0..2 {
         let error = store.append(&name, bytes, piece()).await.unwrap_err();
-        assert!(matches!(error, StoreError::File { .. }), "{error}");
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
     }
     std::fs::rename(&away, &root).unwrap();
     let bytes = store.append(&name, bytes, piece()).await.unwrap();
@@ -122,8 +138,8 @@ async fn a_piece_whose_fsync_failed_is_not_there() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let store = DirStore::open(dir.path()).unwrap();
-    let other = DirStore::open(dir.path()).unwrap();
+    let store = DirStore::create(dir.path()).unwrap();
+    let other = DirStore::create(dir.path()).unwrap();
     let name = PartialName::new("00000001/000000010000000000000001").unwrap();
     let piece = |text: &'static str| Content::new(text);
     let count = async |store: &DirStore| {

@@ -27,7 +27,15 @@ Examples:
   skytide walmgr /etc/skytide/wal.ini cleanup --yes";
 
 /// What a store has in its directory (docs/format/store.md), and what other commands put there.
-const CONTENTS: [&str; 6] = ["backup", "history", "partial", "wal", "identity", "BACKUPLOCK"];
+const CONTENTS: [&str; 7] = [
+    "backup",
+    "history",
+    "partial",
+    "wal",
+    "identity",
+    "BACKUPLOCK",
+    DirStore::MARK,
+];
 
 #[derive(clap::Args, Debug)]
 pub struct CleanupArgs {
@@ -147,11 +155,14 @@ async fn not_in_use(settings: &WalmgrSettings) -> anyhow::Result<()> {
 
 /// An empty store may go, too; a directory that is none stays, whatever is in it.
 async fn is_ours(settings: &WalmgrSettings, dir: &Path) -> anyhow::Result<()> {
-    let found = Identity::read(&DirStore::open(dir)?).await?;
+    let found = match DirStore::open(dir) {
+        Ok(store) => Identity::read(&store).await?,
+        Err(_) => None,
+    };
     let empty = std::fs::read_dir(dir)
         .with_context(|| format!("look into {}", dir.display()))?
-        .next()
-        .is_none();
+        .flatten()
+        .all(|entry| entry.file_name() == DirStore::MARK);
     let (Some(found), own) = (found, store::system_id(settings).ok().flatten()) else {
         return match empty {
             true => Ok(()),

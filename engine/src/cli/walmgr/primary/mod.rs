@@ -80,6 +80,10 @@ impl Advice for ServerError {
                  boot here. If another server answers there: --force."
                     .into()
             }
+            ServerError::StandbyAnswers { .. } => {
+                "Name the primary in primary_conninfo. If that one is dead for certain: --force; or take that other standby, \
+                 which this one follows.".into()
+            }
             ServerError::Conninfo(_) => {
                 "Set primary_conninfo in the configuration here. If the primary is dead for certain: --force.".into()
             }
