@@ -85,6 +85,11 @@ async fn a_primary_killed_under_load_loses_nothing_that_its_disk_has() {
     assert_eq!(trio.fenced(), ["a c"], "nothing was done again");
 
     // The former primary had nothing that the new one does not have.
+    let would = trio
+        .promote(&["--rejoin", "a", "--dry-run"])
+        .with(0, &["nothing was changed"]);
+    assert!(would.out.contains("a would be started"), "{would:?}");
+    assert!(trio.a().connect("postgres").await.is_err());
     let back = trio.promote(&["--rejoin", "a"]).with(0, &[]);
     assert!(back.out.contains("a was started and streams from c"), "{back:?}");
     replicates(&trio.c.0, &[trio.a(), &trio.b.0], -2).await;
@@ -170,7 +175,11 @@ async fn a_primary_that_does_not_let_us_in_is_not_dead() {
     let text = std::fs::read_to_string(&conf).unwrap();
     let db = format!("[node a]\ndb = {}", trio.a().dsn("postgres"));
     assert!(text.contains(&db), "{text}");
-    std::fs::write(&conf, text.replace(&db, &format!("{db} user=nobody_of_that_name"))).unwrap();
+    std::fs::write(
+        &conf,
+        text.replace(&db, &format!("{db} user=nobody_of_that_name")),
+    )
+    .unwrap();
     trio.promote(&["--yes", "--to", "b"])
         .with(1, &["the primary may live", "node a", "--believe-dead"]);
     assert!(in_recovery(&trio.b.0).await && !trio.has_journal());
@@ -242,6 +251,12 @@ async fn a_standby_gets_what_another_one_has_and_one_that_is_ahead_is_rewound() 
     assert!(rows(&trio.b.0).await.unwrap().len() > 100);
     let ours = std::fs::read_to_string(trio.b.0.data_dir().join("skytide.conf")).unwrap();
     // Killed when pg_rewind has replaced its configuration, too. Another one would spoil it.
+    let would = trio.promote(&["--rejoin", "b", "--dry-run"]).with(0, &[]);
+    assert!(
+        would.out.contains("b would be stopped, rewound and started"),
+        "{would:?}"
+    );
+    assert!(rows(&trio.b.0).await.unwrap().len() > 100, "it is as it was");
     let rejoin = ["promote", "--rejoin", "b"];
     trio.stage.killed_at("promote::rewound", &rejoin).await;
     assert_ne!(

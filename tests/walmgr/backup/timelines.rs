@@ -82,6 +82,42 @@ async fn every_timeline_of_a_cluster_that_was_promoted_twice_is_restored_to() {
     restore(&stage, "latest", "never", &["--timeline", "1", "--name", "two"]).with(1, &["cannot be reached"]);
 }
 
+/// Prevents: backups in a new store that nobody can restore, since the history was archived before there was that store.
+#[tokio::test]
+async fn a_store_that_is_made_after_a_promotion_gets_the_history() {
+    let stage = stage(Options::default()).await;
+    backup(&stage);
+    flush(&stage).await;
+    restore(&stage, "latest", "second", &[]).with(0, &[]);
+    let second = promoted(&stage, "second").await;
+    let fresh = stage.store_in("fresh");
+    configure(&stage, &format!("stores = {}", fresh.display()));
+    history(&second.0, "one").await;
+    let kept = fresh.join("history/00000002.history.zst");
+    assert!(kept.is_file());
+    let (db, data) = (second.0.dsn("postgres"), second.0.data_dir().display());
+    let second_is = [format!("master_db={db}"), format!("master_data={data}")];
+    let by = |words: &[&str]| {
+        let set = ["--set", &second_is[0], "--set", &second_is[1]];
+        stage.walmgr(&[&set, words].concat())
+    };
+    by(&["backup"]).with(0, &[]);
+    let [_, wanted] = history(&second.0, "two").await;
+    by(&["verify"]).with(0, &[]);
+    let target = stage.directory("third").join("data");
+    by(&["restore", "latest", target.to_str().unwrap()]).with(0, &[]);
+    let third = stage.recovered("third").await;
+    assert_eq!(content(&third.0).await, wanted);
+
+    // Lost, it is missed, and the way out is said.
+    fs::remove_file(&kept).unwrap();
+    let said = by(&["verify"]).with(3, &[]);
+    assert!(said.out.contains("00000002.history"), "{said:?}");
+    let target = stage.directory("fourth").join("data");
+    by(&["restore", "latest", target.to_str().unwrap()])
+        .with(1, &["no history", "archive pg_wal/00000002.history"]);
+}
+
 #[tokio::test]
 async fn a_backup_of_a_standby_is_the_clusters() {
     // A standby that has replayed WAL without them refuses to be backed up.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Archiver;
 use crate::backup::Needed;
@@ -14,6 +15,8 @@ use crate::{SegmentName, WalFileName};
 
 /// So many files an archiver that ends with its own gives to a store.
 const FILL: usize = 8;
+/// It asks a store for so long.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// A round over all stores.
 #[derive(Debug, Default)]
@@ -149,36 +152,57 @@ impl Archiver {
         let (WalFileName::Segment(segment), true) = (name, stores.len() > 1) else {
             return Ok(0);
         };
-        let mut has = Vec::new();
-        for store in stores {
-            let mut names = BTreeSet::new();
-            for prefix in shortly_before(segment) {
-                let listed = store.list(&prefix).await?;
-                names.extend(listed.into_iter().map(|listed| listed.name));
+        let mut has = BTreeMap::new();
+        let mut trouble = None;
+        for (place, store) in stores.iter().enumerate() {
+            match tokio::time::timeout(ANSWER, shortly_before_in(&**store, segment)).await {
+                Ok(Ok(names)) => drop(has.insert(place, names)),
+                Ok(Err(error)) => drop(trouble.get_or_insert(error)),
+                // It hangs, and PostgreSQL waits for us.
+                Err(_) => {}
             }
-            has.push(names);
         }
         let own = layout::object_of(name);
-        let mut all: BTreeSet<&ObjectName> = has.iter().flatten().filter(|name| **name < own).collect();
-        all.retain(|name| !has.iter().all(|has| has.contains(*name)));
+        let mut all: BTreeSet<&ObjectName> = has.values().flatten().filter(|name| **name < own).collect();
+        all.retain(|name| !has.values().all(|has| has.contains(*name)));
         if !all.is_empty() {
-            let needed = needed(stores).await;
+            let asked: Vec<Arc<dyn Store>> = has
+                .keys()
+                .filter_map(|place| stores.get(*place).cloned())
+                .collect();
+            let needed = needed(&asked).await;
             all.retain(|name| needed.as_ref().is_none_or(|needed| needed.object(name)));
         }
         let mut copied = 0;
-        for (place, (store, has)) in stores.iter().zip(&has).enumerate() {
-            let sources: Vec<&Arc<dyn Store>> = stores
-                .iter()
-                .enumerate()
-                .filter(|(source, _)| *source != place)
-                .map(|(_, source)| source)
+        for (place, names) in &has {
+            let Some(store) = stores.get(*place) else { continue };
+            let sources: Vec<&Arc<dyn Store>> = has
+                .keys()
+                .filter(|source| *source != place)
+                .filter_map(|source| stores.get(*source))
                 .collect();
-            for object in all.iter().filter(|name| !has.contains(**name)).take(FILL) {
+            for object in all.iter().filter(|name| !names.contains(**name)).take(FILL) {
                 copied += usize::from(copy(object, &sources, &**store).await? == Copied::Now);
             }
         }
+        if let Some(error) = trouble.filter(|_| copied == 0) {
+            return Err(error);
+        }
         Ok(copied)
     }
+}
+
+/// Histories, and files from shortly before the segment.
+async fn shortly_before_in(
+    store: &dyn Store,
+    segment: SegmentName,
+) -> Result<BTreeSet<ObjectName>, StoreError> {
+    let mut names = BTreeSet::new();
+    for prefix in shortly_before(segment).into_iter().chain([layout::histories()]) {
+        let listed = store.list(&prefix).await?;
+        names.extend(listed.into_iter().map(|listed| listed.name));
+    }
+    Ok(names)
 }
 
 /// Names of the same 4 GiB of WAL, and of the 4 GiB before.

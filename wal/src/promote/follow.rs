@@ -60,6 +60,61 @@ impl Leader {
 
 /// Makes a node a standby of the cluster's primary: the former primary above all. Returns the primary and what was done.
 pub async fn rejoin(settings: &Settings, name: &str) -> Result<(String, String), PromoteError> {
+    let (leader, node) = leader_for(settings, name).await?;
+    let done = Box::pin(follow(settings, &leader, node, Loss::Any)).await?;
+    journal::followed(&settings.journal, leader.node.name(), name, &done)?;
+    Ok((leader.node.name().to_owned(), done))
+}
+
+/// What [`rejoin`] would do; nothing is changed.
+pub async fn would_rejoin(settings: &Settings, name: &str) -> Result<(String, String), PromoteError> {
+    let (leader, node) = leader_for(settings, name).await?;
+    let primary = leader.node.name().to_owned();
+    let would = |how: &str| format!("{name} would be {how}, and stream from {primary}");
+    let silence = match Node::reach(node, settings.answer_timeout).await {
+        Ok(live) => {
+            let answer = live.ask().await?;
+            if !answer.in_recovery {
+                return Err(trouble(node, "it is a primary itself: stop it first"));
+            }
+            if shares(&leader, &live, &answer).await? {
+                return Ok((primary.clone(), would("told to follow")));
+            }
+            needs_disk(node)?;
+            return Ok((primary.clone(), would("stopped, rewound and started")));
+        }
+        Err(error) => words(&error),
+    };
+    let Some(dir) = &node.data_dir else {
+        return Err(elsewhere(node, &silence));
+    };
+    if let Some(Postmaster { pid, .. }) = Postmaster::find(dir)? {
+        return Err(alive(node, pid, &silence));
+    }
+    let begun = kept_place(settings, node).join(KEPT).exists();
+    let how = match begun || diverged(&leader, dir).await? {
+        true => "rewound and started",
+        false => "started",
+    };
+    Ok((primary.clone(), would(how)))
+}
+
+fn elsewhere(node: &NodeSettings, silence: &str) -> PromoteError {
+    trouble(
+        node,
+        &format!("it is not on this host, and does not answer: {silence}"),
+    )
+}
+
+fn alive(node: &NodeSettings, pid: i32, silence: &str) -> PromoteError {
+    trouble(node, &format!("its postmaster (process {pid}) lives: {silence}"))
+}
+
+/// The primary there is, for a node that is to follow it.
+async fn leader_for<'s>(
+    settings: &'s Settings,
+    name: &str,
+) -> Result<(Leader, &'s NodeSettings), PromoteError> {
     let node = settings
         .node(name)
         .ok_or_else(|| Refusal::UnknownNode(name.to_owned()))?;
@@ -74,10 +129,13 @@ pub async fn rejoin(settings: &Settings, name: &str) -> Result<(String, String),
             primary = Some(leader);
         }
     }
-    let leader = primary.ok_or(Refusal::NoPrimary)?;
-    let done = Box::pin(follow(settings, &leader, node, Loss::Any)).await?;
-    journal::followed(&settings.journal, leader.node.name(), name, &done)?;
-    Ok((leader.node.name().to_owned(), done))
+    match primary {
+        Some(leader) => Ok((leader, node)),
+        None if Leader::reach(settings, node).await.is_ok() => {
+            Err(trouble(node, "it is a primary itself, and no other node is one"))
+        }
+        None => Err(Refusal::NoPrimary.into()),
+    }
 }
 
 /// A server that was started a moment ago, by a call that was killed then, answers soon.
@@ -122,18 +180,10 @@ pub(super) async fn follow(
         Err(error) => Some(words(&error)),
     };
     let Some(dir) = &node.data_dir else {
-        let why = silence.unwrap_or_default();
-        return Err(trouble(
-            node,
-            &format!("it is not on this host, and does not answer: {why}"),
-        ));
+        return Err(elsewhere(node, &silence.unwrap_or_default()));
     };
     if let Some(Postmaster { pid, .. }) = Postmaster::find(dir)? {
-        let why = silence.unwrap_or_default();
-        return Err(trouble(
-            node,
-            &format!("its postmaster (process {pid}) lives: {why}"),
-        ));
+        return Err(alive(node, pid, &silence.unwrap_or_default()));
     }
     let begun = kept.join(KEPT).exists();
     let rewound = match begun || diverged(leader, dir).await? {

@@ -27,7 +27,7 @@ use skytide_sql::conn::ConnectString;
 
 pub use again::reconsider;
 pub use error::{PromoteError, Refusal};
-pub use follow::rejoin;
+pub use follow::{rejoin, would_rejoin};
 pub use hook::{Hook, HookError};
 pub use journal::{Done, Journal, KnownEnd, Step};
 pub use loss::Lacks;

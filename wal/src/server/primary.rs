@@ -63,8 +63,8 @@ pub(super) fn conninfo_in(data_dir: &Path) -> Option<String> {
     let mut found = None;
     for file in ["postgresql.conf", "postgresql.auto.conf"] {
         let text = std::fs::read_to_string(data_dir.join(file)).unwrap_or_default();
-        let values = text.lines().filter_map(|line| value_of(line, "primary_conninfo"));
-        found = values.last().or(found);
+        let mut values = text.lines().filter_map(|line| value_of(line, "primary_conninfo"));
+        found = values.next_back().or(found);
     }
     found.filter(|text| !text.is_empty())
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use skytide_wal::promote::{
     Done, Journal, PromoteError, Promotion, Refusal, Settings, Wish, choose, reconsider, rejoin, survey,
+    would_rejoin,
 };
 
 use super::failure::Failure;
@@ -122,12 +123,18 @@ pub async fn carry_out(conf: &Path, wish: &PromoteWish, context: &Context) -> an
     let settings = library(&PromoteSettings::load(conf)?, conf)?;
     let out = &context.output;
     if let Some(name) = &wish.rejoin {
-        let (primary, done) = Box::pin(rejoin(&settings, name)).await?;
+        let (primary, done) = match wish.dry_run {
+            true => Box::pin(would_rejoin(&settings, name)).await?,
+            false => Box::pin(rejoin(&settings, name)).await?,
+        };
         match out.mode() {
             OutputMode::Json => out.json(&serde_json::json!({
-                "node": name, "primary": primary, "done": done,
+                "node": name, "primary": primary, "done": done, "dry_run": wish.dry_run,
             }))?,
             OutputMode::Table => out.line(done)?,
+        }
+        if wish.dry_run {
+            out.note("nothing was changed");
         }
         return Ok(Outcome::Done);
     }
@@ -179,8 +186,10 @@ pub async fn carry_out(conf: &Path, wish: &PromoteWish, context: &Context) -> an
         Ok(plan) => plan,
         Err(refusal) => {
             // What was seen is why.
-            if out.mode() == OutputMode::Table {
-                outlook.print(out)?;
+            match out.mode() {
+                OutputMode::Table => outlook.print(out)?,
+                OutputMode::Json if wish.dry_run => out.json(&Report::of(Some(&outlook), None))?,
+                OutputMode::Json => {}
             }
             return Err(refusal.into());
         }

@@ -53,10 +53,6 @@ pub async fn run(settings: &WalmgrSettings, args: &ArchiveArgs) -> anyhow::Resul
     let archiver = archiver(settings)?;
     let report = archiver.archive(Source { path, name }).await?;
     say(&report);
-    // One that did not take this file would not take others.
-    if !report.behind.is_empty() {
-        return Ok(Outcome::Done);
-    }
     // The file is safe whatever becomes of this.
     match archiver.fill_before(name).await {
         Ok(0) => {}

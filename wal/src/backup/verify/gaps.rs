@@ -12,7 +12,7 @@ use crate::backup::wal::Inventory;
 use crate::backup::{BackupError, Summary};
 use crate::restore::Restorer;
 use crate::store::Store;
-use crate::{SegmentName, SegmentSize, TimelineId};
+use crate::{SegmentName, SegmentSize, TimelineId, WalFileName};
 
 /// Names each gap once, with the first backup that it cuts off.
 pub(super) async fn find(
@@ -35,7 +35,12 @@ pub(super) async fn find(
         let history = match history(&restorer, timeline).await {
             Ok(history) => history,
             Err(error @ BackupError::Store(_)) => return Err(error),
-            Err(_) => continue,
+            Err(_) => {
+                let name = WalFileName::History(timeline).to_string();
+                let what = "it is not there, or cannot be read: no restore finds the way to its timeline";
+                report.problems.push(problem(&**store, &name, &what));
+                continue;
+            }
         };
         for backup in backups {
             let Some(size) = SegmentSize::new(backup.segment_bytes) else {

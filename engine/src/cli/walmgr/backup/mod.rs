@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use skytide_wal::WalFileName;
 use skytide_wal::backup::{BackupError, Progress, Stores};
 
 use super::{archive, store};
@@ -99,6 +100,12 @@ impl Advice for BackupError {
             BackupError::NoGround { .. } => Some(
                 "Another store may have it: name it in stores. Otherwise restore an older backup, and take a full one now.".into(),
             ),
+            BackupError::NoHistory(timeline) => {
+                let name = WalFileName::History(*timeline);
+                Some(format!(
+                    "The server has it in its pg_wal: skytide walmgr CONF archive pg_wal/{name} {name}"
+                ))
+            }
             BackupError::NoBackups => Some("Take one: skytide walmgr CONF backup".into()),
             BackupError::NoBackup(_) | BackupError::NoneBefore(_) => {
                 Some("skytide walmgr CONF listbackups shows what there is.".into())
@@ -110,7 +117,7 @@ impl Advice for BackupError {
             ),
             BackupError::WalGap { .. } => Some(
                 "Another store or the server's own pg_wal may have it. A backup whose WAL is gone is of no use: \
-                 restore an older or a newer one (--backup)."
+                 restore an older or a newer one (name it in place of latest)."
                     .into(),
             ),
             BackupError::Damaged { .. } | BackupError::Missing { .. } => Some(
