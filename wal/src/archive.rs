@@ -28,6 +28,7 @@ pub use check::{Checked, check_segment};
 pub use compare::first_difference;
 
 use self::keep::Keeper;
+use crate::control::{self, ControlFile};
 use crate::durable::{Attach, FileError};
 use crate::pack::{Contents, Kind, PackError, Packer, Span};
 use crate::page_buffer::PageBuffer;
@@ -316,7 +317,7 @@ impl Archiver {
 
     async fn prepare(&self, source: Source) -> Result<Prepared, ArchiveError> {
         let name = source.name;
-        let known = self.known_for(name).await?;
+        let known = self.known_for(name).await?.or_else(|| cluster_of(&source.path));
         let system_id = self.settings.system_id.or(known.map(|known| known.system_id));
         let level = self.settings.level;
         let first = self.cpu.clone().acquire_owned().await;
@@ -421,6 +422,18 @@ impl Prepared {
             segment_size,
         })
     }
+}
+
+/// The cluster in whose `pg_wal` the file lies. The first file that a promoted server archives is its history, and a new
+/// store does not know whose it is.
+fn cluster_of(path: &Path) -> Option<Identity> {
+    let data_dir = path.parent().filter(|dir| dir.ends_with("pg_wal"))?.parent()?;
+    let control = std::fs::read(data_dir.join(control::PATH)).ok()?;
+    let control = ControlFile::parse(&control).ok()?;
+    Some(Identity {
+        system_id: control.system_id,
+        segment_size: control.segment_size,
+    })
 }
 
 fn read(path: &Path, max: u64) -> Result<Bytes, FileError> {

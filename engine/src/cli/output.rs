@@ -61,16 +61,17 @@ impl Output {
             .suspend(|| write_stdout(&format!("{}\n", text.as_ref())))
     }
 
-    /// Tell a person what happened; not part of the result, so it goes to stderr.
+    /// Tell a person what happened; not part of the result, so it goes to stderr. Nobody may be there to read it.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            self.bars.suspend(|| eprintln!("{text}"));
+            self.bars.suspend(|| drop(writeln!(io::stderr(), "{text}")));
         }
     }
 
     /// Tell a person what is odd.
     pub fn warn(&self, text: &str) {
-        self.bars.suspend(|| eprintln!("WARNING:  {text}"));
+        self.bars
+            .suspend(|| drop(writeln!(io::stderr(), "WARNING:  {text}")));
     }
 
     /// Print one value as JSON.

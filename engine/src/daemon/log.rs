@@ -146,15 +146,17 @@ impl<'a> MakeWriter<'a> for LogHandle {
 }
 
 impl Write for LogHandle {
-    /// The subscriber hands over whole lines, so one call is one line in the file.
+    /// The subscriber hands over whole lines, so one call is one line in the file. A line that finds no place is lost: the
+    /// subscriber would panic over an error where nobody reads standard error any more.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let to_stderr = |line: &[u8]| drop(io::stderr().write_all(line));
         match &mut *self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
-            Sink::Stderr => io::stderr().write_all(line)?,
+            Sink::Stderr => to_stderr(line),
             Sink::File { file, echo, .. } => {
-                if let Echo::Stderr = echo {
-                    io::stderr().write_all(line)?;
+                let written = file.write_all(line);
+                if written.is_err() || matches!(echo, Echo::Stderr) {
+                    to_stderr(line);
                 }
-                file.write_all(line)?;
             }
         }
         Ok(line.len())

@@ -264,3 +264,57 @@ async fn a_backup_that_fails_or_is_stopped_holds_no_wal() {
     assert!(!stage.stored(&old).exists());
     assert_eq!(labels(&stage), [second]);
 }
+
+/// Prevents: an incremental in a store that lacks what it is built on, for which the good backup there goes.
+#[tokio::test]
+async fn an_incremental_goes_only_where_its_ground_is() {
+    let stage = stage(Options::default()).await;
+    let other = stage.store_in("other");
+    let away = stage.path("away");
+    let both = format!(
+        "stores = {}, {}\nstores_needed = 1",
+        other.display(),
+        stage.store().display()
+    );
+    configure(&stage, &both);
+    let first = backup(&stage);
+    flush(&stage).await;
+    fs::rename(&other, &away).unwrap();
+    wait_a_label(&first).await;
+    let ground = backup(&stage);
+    flush(&stage).await;
+    fs::rename(&away, &other).unwrap();
+    wait_a_label(&ground).await;
+    let said = stage
+        .walmgr(&["backup", "--incremental"])
+        .with(0, &["not in every store", &ground, "is built on"]);
+    flush(&stage).await;
+    assert!(said.out.contains("I:"), "{said:?}");
+    let in_other = || {
+        let mut labels: Vec<String> = fs::read_dir(other.join("backup"))
+            .unwrap()
+            .map(|dir| dir.unwrap().path())
+            .filter(|dir| dir.join("manifest").exists())
+            .map(|dir| dir.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        labels.sort();
+        labels
+    };
+    assert_eq!(in_other(), std::slice::from_ref(&first));
+    stage.walmgr(&["purge", "--keep-for", "1s"]).with(0, &[]);
+    assert_eq!(in_other(), std::slice::from_ref(&first));
+    stage.walmgr(&["verify"]).with(0, &[]);
+
+    // One that goes in the middle is left out, and holds nothing when it is back.
+    #[cfg(feature = "failpoints")]
+    {
+        let begun = stage.stopped_at("backup::copied", &["backup"]).await;
+        fs::rename(&other, &away).unwrap();
+        begun.goes_on().with(0, &["not in every store"]);
+        fs::rename(&away, &other).unwrap();
+        flush(&stage).await;
+        let said = stage.walmgr(&["purge", "--keep", "1"]).with(0, &[]);
+        assert!(!said.err.contains("no WAL goes"), "{said:?}");
+        assert_eq!(in_other(), [first]);
+    }
+}

@@ -93,6 +93,18 @@ async fn a_store_that_is_made_after_a_promotion_gets_the_history() {
     let fresh = stage.store_in("fresh");
     configure(&stage, &format!("stores = {}", fresh.display()));
     history(&second.0, "one").await;
+    // The first thing that it archives, where nobody has archived before.
+    let newest = format!("stores={}", stage.store_in("newest").display());
+    let file = second.0.data_dir().join("pg_wal/00000002.history");
+    stage
+        .walmgr(&[
+            "--set",
+            &newest,
+            "archive",
+            file.to_str().unwrap(),
+            "00000002.history",
+        ])
+        .with(0, &[]);
     let kept = fresh.join("history/00000002.history.zst");
     assert!(kept.is_file());
     let (db, data) = (second.0.dsn("postgres"), second.0.data_dir().display());

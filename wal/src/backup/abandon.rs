@@ -160,7 +160,7 @@ async fn history_in_any(
 
 /// Carries out what was planned for a store. The history goes last: until then the command can be given again.
 pub async fn carry_out(store: &dyn Store, abandoned: &Abandoned) -> Result<(), BackupError> {
-    retention::remove_backups(store, &abandoned.purge).await?;
+    retention::remove_backups(store, &abandoned.purge, &BTreeSet::new()).await?;
     retention::remove_wal(store, &abandoned.purge).await?;
     fail::fail_point!("abandon::history");
     if let Some((history, _)) = &abandoned.history {

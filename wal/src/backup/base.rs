@@ -219,7 +219,13 @@ pub(super) async fn complete(
     progress.enter("checking", 0);
     let label = &backup.summary.label;
     for store in stores.alive() {
-        let listed = store.list(&label.prefix()).await?;
+        let listed = match store.list(&label.prefix()).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                stores.lose(&store, error);
+                continue;
+            }
+        };
         for (number, object) in (0..).zip(&backup.contents.objects) {
             let name = label.data(number);
             let place = listed.binary_search_by(|listed| listed.name.cmp(&name));

@@ -26,13 +26,14 @@ pub(super) struct Claim {
     label: Label,
     /// The stores that have it.
     stores: Vec<Arc<dyn Store>>,
+    of: Arc<Stores>,
     signs: JoinHandle<()>,
 }
 
 impl Claim {
     /// Makes the stores the cluster's and puts the note, under a label that nobody has.
     pub async fn make(
-        stores: &Stores,
+        stores: &Arc<Stores>,
         identity: Identity,
         timeline: TimelineId,
         started: i64,
@@ -53,6 +54,7 @@ impl Claim {
             let claim = Claim {
                 signs: tokio::spawn(signs(have.clone(), label.clone())),
                 stores: have,
+                of: stores.clone(),
                 label,
             };
             match put {
@@ -74,7 +76,8 @@ impl Claim {
         &self.label
     }
 
-    /// Does the work, unless it is stopped first. Of a backup that does not come to its end nothing stays.
+    /// Does the work, unless it is stopped first. Of a backup that does not come to its end nothing stays, nor in a store that
+    /// was left out.
     pub async fn hold<T>(
         self,
         work: impl Future<Output = Result<T, BackupError>>,
@@ -85,7 +88,13 @@ impl Claim {
             () = stop => Err(BackupError::Stopped),
         };
         match done {
-            Ok(_) => self.signs.abort(),
+            Ok(_) => {
+                let alive = self.of.alive();
+                let mut left_out = self;
+                let is_alive = |store: &Arc<dyn Store>| alive.iter().any(|alive| Arc::ptr_eq(alive, store));
+                left_out.stores.retain(|store| !is_alive(store));
+                left_out.forget().await;
+            }
             Err(_) => self.forget().await,
         }
         done
@@ -203,7 +212,7 @@ mod tests {
     async fn a_backup_gives_signs_of_life_and_leaves_nothing_if_it_fails() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(DirStore::create(dir.path()).unwrap());
-        let stores = Stores::new(vec![store.clone()], 1);
+        let stores = Arc::new(Stores::new(vec![store.clone()], 1));
         let identity = Identity {
             system_id: 1,
             segment_size: SegmentSize::new(1 << 20).unwrap(),

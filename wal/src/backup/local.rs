@@ -70,6 +70,11 @@ pub async fn take(
     if control.system_id != identity.system_id {
         return Err(not_its_directory(&settings.data_dir, "it is another cluster's"));
     }
+    if let Some(label) = &settings.parent {
+        let parent = read_manifest(&stores, label).await?.summary;
+        let ground: Vec<Label> = std::iter::once(parent.label).chain(parent.sources).collect();
+        stores.leave_out_without(&ground).await;
+    }
     let claim = Claim::make(&stores, identity, timeline, started, settings.parent.as_ref()).await?;
     let begun = Begun {
         label: claim.label().clone(),

@@ -69,6 +69,9 @@ pub fn decide(
     if keep == Keep::default() {
         return (backups, Vec::new());
     }
+    // Without what it is built on a backup is none.
+    let there: BTreeSet<Label> = backups.iter().map(|backup| backup.label.clone()).collect();
+    let is_whole = |backup: &Summary| backup.sources.iter().all(|source| there.contains(source));
     let mut wanted: BTreeSet<Label> = BTreeSet::new();
     if let Some(count) = keep.full {
         let full = backups
@@ -92,13 +95,17 @@ pub fn decide(
             .partition(|(_, finished)| *finished < since);
         wanted.extend(young.iter().map(|(backup, _)| backup.label.clone()));
         // The moment the window begins is reached from the last backup before it.
-        let last = old.iter().rfind(|(backup, _)| way.leads_on_from(backup));
+        let last = old
+            .iter()
+            .rfind(|(backup, _)| way.leads_on_from(backup) && is_whole(backup));
         wanted.extend(last.map(|(backup, _)| backup.label.clone()));
     }
     wanted.extend(claimed.iter().cloned());
     // The newest backup is never too many, nor the newest of the cluster as it is now.
     let by_clock = backups.iter().filter(|backup| !backup.is_of_the_future(now));
-    let newest = backups.iter().rfind(|backup| way.leads_on_from(backup));
+    let newest = backups
+        .iter()
+        .rfind(|backup| way.leads_on_from(backup) && is_whole(backup));
     let always = [
         by_clock.max_by_key(|backup| &backup.label),
         newest,
@@ -163,6 +170,15 @@ pub struct Plan {
     pub holds: Option<Holds>,
 }
 
+impl Plan {
+    /// All backups in the stores, those that go included.
+    fn finished(&self) -> BTreeSet<Label> {
+        let purges = self.of.iter().map(|(_, purge)| purge);
+        let backups = purges.flat_map(|purge| purge.kept.iter().chain(&purge.backups));
+        backups.map(|backup| backup.label.clone()).collect()
+    }
+}
+
 /// What would go from the stores.
 pub async fn plan(stores: &[Arc<dyn Store>], keep: Keep, with_wal: bool) -> Result<Plan, BackupError> {
     let now = unix_now();
@@ -186,14 +202,12 @@ pub async fn plan(stores: &[Arc<dyn Store>], keep: Keep, with_wal: bool) -> Resu
         }
         plan.of.push((store.clone(), Purge::default()));
     }
-    let mut claimed = Vec::new();
+    let (mut claimed, mut under_way) = (Vec::new(), Vec::new());
     // Before the list: one that ends meanwhile is in both, and what it is built on stays.
     for (store, purge) in &mut plan.of {
         let unfinished = Unfinished::of(&**store, now).await?;
-        if let Some(label) = unfinished.alive().cloned() {
-            let location = store.location().to_owned();
-            plan.holds.get_or_insert(Holds::UnderWay { label, location });
-        }
+        let labels = unfinished.alive.iter().map(|(label, _)| label.clone());
+        under_way.extend(labels.map(|label| (label, store.location().to_owned())));
         claimed.extend(unfinished.alive.into_iter().filter_map(|(_, parent)| parent));
         purge.unfinished = unfinished.dead;
     }
@@ -202,6 +216,12 @@ pub async fn plan(stores: &[Arc<dyn Store>], keep: Keep, with_wal: bool) -> Resu
         // One that cannot be read is neither purged nor counted, and its WAL not known: nothing goes.
         let alone = Stores::new(vec![store.clone()], 1);
         purge.kept = list(&alone).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    }
+    // One that has ended elsewhere was left out here, or ends right now: its WAL is known.
+    let finished = plan.finished();
+    under_way.retain(|(label, _)| !finished.contains(label));
+    if let Some((label, location)) = under_way.pop() {
+        plan.holds.get_or_insert(Holds::UnderWay { label, location });
     }
     let asked: Vec<Arc<dyn Store>> = plan.of.iter().map(|(store, _)| store.clone()).collect();
     let all = plan.of.iter().flat_map(|(_, purge)| &purge.kept);
@@ -277,13 +297,16 @@ async fn wal(store: &dyn Store, needed: &Needed, purge: &mut Purge) -> Result<()
 /// # Errors
 /// [`BackupError::Begun`] if a backup was begun since the plan that needs what would go.
 pub async fn carry_out(plan: &Plan) -> Result<(), BackupError> {
+    let finished = plan.finished();
     for (store, purge) in &plan.of {
-        remove_backups(&**store, purge).await?;
+        remove_backups(&**store, purge, &finished).await?;
     }
     if plan.of.iter().any(|(_, purge)| !purge.wal.is_empty()) {
         for (store, _) in &plan.of {
-            if let Some((label, _)) = Unfinished::of(&**store, unix_now()).await?.alive.pop() {
-                return Err(BackupError::Begun { label });
+            for (label, _) in Unfinished::of(&**store, unix_now()).await?.alive {
+                if !finished.contains(&label) {
+                    return Err(BackupError::Begun { label });
+                }
             }
         }
     }
@@ -297,10 +320,15 @@ pub async fn carry_out(plan: &Plan) -> Result<(), BackupError> {
 ///
 /// # Errors
 /// [`BackupError::Begun`] if a backup was begun that needs what would go, WAL included.
-pub(super) async fn remove_backups(store: &dyn Store, purge: &Purge) -> Result<(), BackupError> {
+pub(super) async fn remove_backups(
+    store: &dyn Store,
+    purge: &Purge,
+    finished: &BTreeSet<Label>,
+) -> Result<(), BackupError> {
     for (label, parent) in Unfinished::of(store, unix_now()).await?.alive {
         let goes = |parent: &Label| purge.backups.iter().any(|backup| backup.label == *parent);
-        if !purge.wal.is_empty() || parent.as_ref().is_some_and(goes) {
+        let is_new = !finished.contains(&label);
+        if (is_new && !purge.wal.is_empty()) || parent.as_ref().is_some_and(goes) {
             return Err(BackupError::Begun { label });
         }
     }

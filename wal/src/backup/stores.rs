@@ -126,6 +126,25 @@ impl Stores {
         self.enough(self.alive().len())
     }
 
+    /// Leaves out the stores that lack one of these backups: what is built on them would be of no use there.
+    pub(crate) async fn leave_out_without(&self, labels: &[Label]) {
+        for store in self.alive() {
+            for label in labels {
+                let error = match store.head(&label.manifest()).await {
+                    Ok(Some(_)) => continue,
+                    Ok(None) => StoreError::Refused {
+                        location: store.location().to_owned(),
+                        action: "keep an incremental backup",
+                        reason: format!("it lacks backup {label}, which that is built on"),
+                    },
+                    Err(error) => error,
+                };
+                self.lose(&store, error);
+                break;
+            }
+        }
+    }
+
     /// Puts a new object into every store that is left.
     pub(crate) async fn put(
         &self,
@@ -174,7 +193,7 @@ impl Stores {
         }
     }
 
-    fn lose(&self, store: &Arc<dyn Store>, error: StoreError) {
+    pub(super) fn lose(&self, store: &Arc<dyn Store>, error: StoreError) {
         tracing::warn!(
             store = store.location(),
             error = &error as &dyn std::error::Error,
