@@ -283,3 +283,20 @@ async fn commits_wait_only_for_standbys_that_are_there() {
     );
     stage.walmgr(&["synch-standby", ""]).with(0, &[]);
 }
+
+/// Prevents: two copies that are one, a place to look that nobody looks at, a standby made over its primary.
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused() {
+    let stage = Stage::new().await;
+    let store = stage.store().display().to_string();
+    stage.configure(&format!("stores = {store}, {store}"));
+    stage.walmgr(&["stores"]).with(2, &["stores", "named twice"]);
+    configure(&stage, "");
+    stage
+        .walmgr(&["restore", "latest", "/nowhere", "--action", "pause"])
+        .with(2, &["--action", "--time", "--standby"]);
+    stage
+        .walmgr(&["createslave"])
+        .with(2, &["master_data", "slave_data"]);
+    assert!(stage.server.data_dir().join("global/pg_control").exists());
+}

@@ -43,7 +43,7 @@ pub struct AheadFigures {
     pub behind: AtomicU64,
     /// Requests that found their file finished.
     pub hits: AtomicU64,
-    /// Files that wait to be archived, when they were counted last.
+    /// Files that are ready and not safe yet, when they were counted last.
     pub backlog: AtomicU64,
 }
 
@@ -258,10 +258,12 @@ impl Ahead {
     }
 
     fn take_list(&self, state: &mut State, ready: Vec<WalFileName>) {
-        self.0
-            .figures
-            .backlog
-            .store(ready.len() as u64, Ordering::Relaxed);
+        // PostgreSQL marks what it has just been answered a moment later.
+        let is_safe = |name: &WalFileName| {
+            state.answered.contains(name) || state.begun.get(name).is_some_and(|begun| begun.finished)
+        };
+        let backlog = ready.iter().filter(|name| !is_safe(name)).count();
+        self.0.figures.backlog.store(backlog as u64, Ordering::Relaxed);
         // What is no longer ready was taken by PostgreSQL; nobody will ask for it.
         let waiting: HashSet<_> = ready.iter().collect();
         state.answered.retain(|name| waiting.contains(name));

@@ -52,7 +52,7 @@ impl Claim {
             let note = format!("process = {}\nstarted = {started}\n{parent}", std::process::id());
             let (have, put) = stores.put_where(&label, &label.claim(), Content::new(note)).await;
             let claim = Claim {
-                signs: tokio::spawn(signs(have.clone(), label.clone())),
+                signs: tokio::spawn(signs(have.clone(), label.clone(), SIGN_EVERY)),
                 stores: have,
                 of: stores.clone(),
                 label,
@@ -123,10 +123,10 @@ impl Claim {
 }
 
 /// A sign now and then, of which the last one is kept.
-async fn signs(stores: Vec<Arc<dyn Store>>, label: Label) {
+async fn signs(stores: Vec<Arc<dyn Store>>, label: Label, every: Duration) {
     let mut last = None;
     loop {
-        tokio::time::sleep(SIGN_EVERY).await;
+        tokio::time::sleep(every).await;
         let sign = label.sign(unix_now());
         for store in &stores {
             let put = store.put(&sign, Content::new("alive\n")).await;
@@ -208,7 +208,7 @@ mod tests {
     use crate::store::DirStore;
     use crate::{HistoryFile, SegmentSize};
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_backup_gives_signs_of_life_and_leaves_nothing_if_it_fails() {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(DirStore::create(dir.path()).unwrap());
@@ -226,13 +226,13 @@ mod tests {
         let label = claim.label().clone();
         let unfinished = Unfinished::of(&*store, unix_now()).await.unwrap();
         assert_eq!((unfinished.dead.len(), unfinished.alive()), (1, None));
-        let signed = async || loop {
-            tokio::time::sleep(SIGN_EVERY).await;
-            if last_sign(&*store, &label).await.unwrap().is_some() {
-                break;
-            }
-        };
-        signed().await;
+        let often = Duration::from_millis(5);
+        let signing = tokio::spawn(signs(vec![store.clone()], label.clone(), often));
+        while last_sign(&*store, &label).await.unwrap().is_none() {
+            tokio::time::sleep(often).await;
+        }
+        signing.abort();
+        let _ended = signing.await;
         let unfinished = Unfinished::of(&*store, unix_now()).await.unwrap();
         assert_eq!((unfinished.dead.len(), unfinished.alive()), (0, Some(&label)));
 

@@ -55,6 +55,8 @@ pub enum PromoteError {
     Restore(#[from] RestoreError),
     #[error(transparent)]
     Hook(#[from] HookError),
+    #[error("the fence (fence_command) did not succeed, so nothing is promoted")]
+    Fence(#[source] HookError),
     /// Another process is at it.
     #[error("another promotion is going on: {} is locked", path.display())]
     Busy { path: PathBuf },

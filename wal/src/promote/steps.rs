@@ -160,7 +160,8 @@ impl<'s> Promotion<'s> {
             ),
             ("SKYTIDE_NEW_PRIMARY", self.journal.new.clone()),
         ];
-        fence.run(&environment, self.settings.hook_timeout).await?;
+        let fenced = fence.run(&environment, self.settings.hook_timeout).await;
+        fenced.map_err(PromoteError::Fence)?;
         Ok("the fence says that the old primary stays away".into())
     }
 

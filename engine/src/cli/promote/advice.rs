@@ -95,7 +95,9 @@ impl Advice for PromoteError {
                 "Nothing was promoted. Start {node} again and remove the journal, or bring its WAL into the stores \
                  (skytide walmgr CONF salvage on its host) and promote without --switchover."
             ),
-            PromoteError::Hook(_) => format!("What is not written down has to be done again. {AGAIN}"),
+            PromoteError::Hook(_) | PromoteError::Fence(_) => {
+                format!("What is not written down has to be done again. {AGAIN}")
+            }
             PromoteError::NotPromoted { .. } | PromoteError::NoWrites { .. } | PromoteError::Node { .. } => {
                 AGAIN.into()
             }

@@ -221,6 +221,17 @@ fn stores(values: &Values) -> Result<Vec<StoreAt>, ConfigError> {
     Ok(vec![StoreAt::Dir(dir)])
 }
 
+/// One that is named before.
+fn twice(stores: &[StoreAt]) -> Option<String> {
+    let mut named = stores.iter().enumerate();
+    let (_, at) = named.find(|(place, at)| stores.iter().take(*place).any(|before| before == *at))?;
+    Some(match at {
+        StoreAt::Dir(path) => path.display().to_string(),
+        StoreAt::Peer { host, port } => format!("peer://{host}:{port}"),
+        StoreAt::S3(_) => "an s3:// store".to_owned(),
+    })
+}
+
 /// Without the user that ssh would log in as.
 fn host_of(text: &str) -> &str {
     text.rsplit_once('@').map_or(text, |(_, host)| host)
@@ -244,6 +255,12 @@ impl WalmgrSettings {
     pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let values = Values::load(&WALMGR, Some(path), overrides)?;
         let stores = stores(&values)?;
+        if let Some(twice) = twice(&stores) {
+            return Err(values.bad(
+                "stores",
+                format!("{twice} is named twice, and would count as two copies"),
+            ));
+        }
         let stores_needed = match values.text("stores_needed")? {
             Some(_) => values.places("stores_needed")?,
             None => stores.len(),

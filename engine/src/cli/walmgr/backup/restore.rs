@@ -93,7 +93,7 @@ struct TargetArgs {
     immediate: bool,
 }
 
-#[derive(clap::ValueEnum, Debug, Clone, Copy)]
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 enum ActionArg {
     Promote,
     Pause,
@@ -236,6 +236,11 @@ pub async fn restore(
     context: &Context,
 ) -> anyhow::Result<Restored> {
     let target = args.target.target()?;
+    if target == Target::Latest && args.action != ActionArg::Promote {
+        return Err(Failure::usage("--action says what the server does where recovery is told to end, and no place is named")
+            .hint("Name one (--time, --lsn, --name, --xid, --before-xid, --immediate). To look before it is promoted: --standby.")
+            .into());
+    }
     let label = match args.backup.as_str() {
         "latest" => None,
         text => Some(

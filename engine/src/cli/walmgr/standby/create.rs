@@ -23,7 +23,7 @@ use crate::cli::output::OutputMode;
 use crate::cli::walmgr::backup::restore::{RestoreBackupArgs, Restored};
 use crate::cli::walmgr::{backup, line};
 use crate::cli::{Context, Outcome};
-use crate::config::settings::WalmgrSettings;
+use crate::config::settings::{Role, WalmgrSettings};
 use crate::config::unit;
 
 pub const HELP: &str = "\
@@ -76,6 +76,13 @@ pub async fn run(
     args: &CreateArgs,
     context: &Context,
 ) -> anyhow::Result<Outcome> {
+    if settings.role != Role::Standby && settings.data_dir.is_some() {
+        return Err(
+            Failure::usage("createslave makes a directory of its own, and only master_data is set")
+                .hint("Set slave_data to where the standby's is to be, in a configuration of its own.")
+                .into(),
+        );
+    }
     let dir = std::path::absolute(data_dir(settings)?).context("find the data directory")?;
     let primary = settings.server.as_ref().ok_or_else(|| {
         Failure::usage("it is not said which primary to follow")
