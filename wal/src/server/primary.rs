@@ -17,10 +17,14 @@ pub(super) async fn is_gone(
     application_name: &str,
     system_id: u64,
 ) -> Result<(), ServerError> {
-    for primary in primaries {
+    let asked = primaries
+        .iter()
+        .map(|primary| ask(primary, application_name, system_id));
+    let answers = futures_util::future::join_all(asked).await;
+    for (primary, answer) in primaries.iter().zip(answers) {
         let hosts: Vec<String> = primary.hosts().iter().map(ToString::to_string).collect();
         let host = hosts.join(" or ");
-        match ask(primary, application_name, system_id).await {
+        match answer {
             Answer::Silence => {}
             Answer::Primary => return Err(ServerError::PrimaryAnswers { host }),
             Answer::Standby => return Err(ServerError::StandbyAnswers { host }),
