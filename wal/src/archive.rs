@@ -8,12 +8,13 @@ mod ahead;
 mod catch_up;
 mod check;
 mod compare;
+mod histories;
 mod keep;
 mod lineage;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -33,7 +34,7 @@ use crate::durable::{Attach, FileError};
 use crate::pack::{Contents, Kind, PackError, Packer, Span};
 use crate::page_buffer::PageBuffer;
 use crate::store::identity::{Identity, IdentityError};
-use crate::store::{Content, Store, StoreError, layout};
+use crate::store::{Content, Store, StoreError};
 use crate::{SegmentName, TimelineId, WalError, WalFileName};
 
 /// Threads that check and compress, for all files together.
@@ -220,65 +221,10 @@ impl Archiver {
         self.keeper.lineage.meet(&prepared)?;
         let report = self.put(&prepared).await;
         match &report {
-            Ok(report) if report.behind.is_empty() => self.histories(name, dir.as_deref()).await,
-            Ok(_) => {}
+            Ok(_) => self.histories(name, dir.as_deref()).await,
             Err(_) => self.keeper.lineage.forget(name),
         }
         report
-    }
-
-    /// A store that was made after a promotion gets the histories of the segment's timeline from beside the segment: nobody
-    /// archives them again, and without them there is no way to it. What fails is tried again with the next segment.
-    async fn histories(&self, name: WalFileName, dir: Option<&Path>) {
-        let (WalFileName::Segment(segment), Some(dir)) = (name, dir) else {
-            return;
-        };
-        let own = segment.timeline();
-        let is_known = |known: &BTreeSet<TimelineId>| known.contains(&own);
-        if own == TimelineId::FIRST
-            || is_known(&self.histories.lock().unwrap_or_else(PoisonError::into_inner))
-        {
-            return;
-        }
-        match self.put_histories(own, dir).await {
-            Ok(()) => drop(
-                self.histories
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(own),
-            ),
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(%name, error, "a store may lack the history of its timeline");
-            }
-        }
-    }
-
-    async fn put_histories(&self, own: TimelineId, dir: &Path) -> Result<(), ArchiveError> {
-        let text_of = |timeline| std::fs::read(dir.join(WalFileName::History(timeline).to_string())).ok();
-        let Some(text) = text_of(own) else { return Ok(()) };
-        let history = crate::HistoryFile::parse(own, &String::from_utf8_lossy(&text));
-        let mut timelines = vec![own];
-        if let Ok(history) = history {
-            let ancestors = history.ancestors().iter().map(|ancestor| ancestor.timeline);
-            timelines.extend(ancestors.filter(|timeline| *timeline != TimelineId::FIRST));
-        }
-        for timeline in timelines {
-            let name = WalFileName::History(timeline);
-            let mut lack = Vec::new();
-            for (place, store) in self.settings.stores.iter().enumerate() {
-                if store.head(&layout::object_of(name)).await?.is_none() {
-                    lack.push(place);
-                }
-            }
-            let Some(text) = text_of(timeline).filter(|_| !lack.is_empty()) else {
-                continue;
-            };
-            for (_, kept) in self.archive_bytes(name, text, &lack).await? {
-                kept?;
-            }
-        }
-        Ok(())
     }
 
     async fn put(&self, prepared: &Arc<Prepared>) -> Result<Report, ArchiveError> {
@@ -317,7 +263,11 @@ impl Archiver {
 
     async fn prepare(&self, source: Source) -> Result<Prepared, ArchiveError> {
         let name = source.name;
-        let known = self.known_for(name).await?.or_else(|| cluster_of(&source.path));
+        let is_text = matches!(name, WalFileName::History(_) | WalFileName::BackupHistory { .. });
+        let known = match cluster_of(&source.path).filter(|_| is_text) {
+            Some(own) => Some(own),
+            None => self.known_for(name).await?,
+        };
         let system_id = self.settings.system_id.or(known.map(|known| known.system_id));
         let level = self.settings.level;
         let first = self.cpu.clone().acquire_owned().await;

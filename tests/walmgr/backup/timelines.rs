@@ -91,10 +91,15 @@ async fn a_store_that_is_made_after_a_promotion_gets_the_history() {
     restore(&stage, "latest", "second", &[]).with(0, &[]);
     let second = promoted(&stage, "second").await;
     let fresh = stage.store_in("fresh");
-    configure(&stage, &format!("stores = {}", fresh.display()));
+    // Beside one that is away.
+    let away = stage.path("away").display().to_string();
+    configure(
+        &stage,
+        &format!("stores = {away}, {}\nstores_needed = 1", fresh.display()),
+    );
     history(&second.0, "one").await;
     // The first thing that it archives, where nobody has archived before.
-    let newest = format!("stores={}", stage.store_in("newest").display());
+    let newest = format!("stores={away}, {}", stage.store_in("newest").display());
     let file = second.0.data_dir().join("pg_wal/00000002.history");
     stage
         .walmgr(&[
@@ -107,6 +112,7 @@ async fn a_store_that_is_made_after_a_promotion_gets_the_history() {
         .with(0, &[]);
     let kept = fresh.join("history/00000002.history.zst");
     assert!(kept.is_file());
+    configure(&stage, &format!("stores = {}", fresh.display()));
     let (db, data) = (second.0.dsn("postgres"), second.0.data_dir().display());
     let second_is = [format!("master_db={db}"), format!("master_data={data}")];
     let by = |words: &[&str]| {

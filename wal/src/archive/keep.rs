@@ -78,6 +78,11 @@ impl Keeper {
         known.next().copied()
     }
 
+    /// A file that nobody waits for any more is still on its way there.
+    pub fn is_late(&self, number: usize) -> bool {
+        self.places.get(number).is_some_and(Place::is_late)
+    }
+
     /// Puts a file into all stores at once: what each of them did with it. When `needed` have it, or one says that it must
     /// not be kept, the others have [`PATIENCE`]; what is on its way then goes on without anybody waiting for it.
     pub async fn keep_in_all(self: &Arc<Self>, prepared: &Arc<Prepared>, needed: usize) -> Vec<Outcome> {
